@@ -1,0 +1,51 @@
+## make demo       set up, run the quickstart from simulated particles to a filtered star file, say what was found
+## make test       set up, run every test           (FLAGS="slow cuda" adds the long ones and those for a GPU)
+## make lab        JupyterLab on the tutorials
+## make export     notebooks -> drgnbook/*.py, README.md
+## make notebooks  run and clean in place           (NB=nbs/api/00_fourier.ipynb for one; else all)
+## make clean      remove what was made, but .venv
+
+PY   ?= python3
+VENV ?= .venv
+# Pinned so that everyone who works on drgnbook gets the same numbers; the package itself asks for torch>=2.4.
+# Another build: make test TORCH='torch --index-url https://download.pytorch.org/whl/cpu'
+TORCH ?= torch==2.13.0
+
+BIN   := $(VENV)/bin
+READY := $(VENV)/.ready
+NB    ?= $(wildcard nbs/api/*.ipynb nbs/tutorials/*.ipynb)
+
+.PHONY: help demo test lab export notebooks clean
+help:
+	@sed -n 's/^## //p' Makefile
+
+$(READY): settings.ini pyproject.toml setup.py
+	@$(PY) -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || { \
+	  echo "drgnbook needs Python 3.10 or newer and its venv module, and '$(PY)' has not both."; \
+	  echo "Debian, Ubuntu: apt-get install python3 python3-venv     Another Python: make PY=/path/to/python3"; exit 1; }
+	@echo "Installing into $(VENV): a few minutes the first time"
+	$(PY) -m venv $(VENV)
+	$(BIN)/python -m pip install -q $(TORCH)
+	$(BIN)/python -m pip install -q -e '.[dev]'
+	@touch $@
+
+demo: $(READY)
+	$(BIN)/python tools/demo.py nbs/tutorials/00_quickstart.ipynb demo
+
+test: $(READY)
+	$(BIN)/python -m pytest --flags "$(FLAGS)"
+
+lab: $(READY)  # JupyterLab refuses root, and root is who you are in a container
+	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) nbs/tutorials
+
+export: $(READY)
+	$(BIN)/nbdev_export
+	$(BIN)/python tools/readme.py
+
+notebooks: $(READY)
+	for nb in $(NB); do \
+	  $(BIN)/jupyter nbconvert --to notebook --execute --inplace $$nb && $(BIN)/nbdev_clean --fname $$nb || exit 1; done
+
+clean:
+	rm -rf demo build dist _docs _proc *.egg-info .pytest_cache
+	find . -path ./$(VENV) -prune -o \( -name __pycache__ -o -name .ipynb_checkpoints \) -print | xargs rm -rf

@@ -1,0 +1,12 @@
+__version__ = "0.1.0"
+
+# `from drgnbook import *` brings the public names of these, in the order of their notebooks. Written by hand: nbdev keeps it.
+from drgnbook.fourier import *
+from drgnbook.pose import *
+from drgnbook.ctf import *
+from drgnbook.volume import *
+from drgnbook.forward import *
+
+# The names alone, without the modules: a module named io would hide Python's own
+from types import ModuleType as _Module
+__all__ = [name for name, it in globals().items() if name[0] != '_' and not isinstance(it, _Module)]

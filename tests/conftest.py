@@ -1,0 +1,34 @@
+"What every test has: shapes checked, no windows, and flags that ask for more."
+import os
+from pathlib import Path
+
+import pytest
+from jaxtyping import install_import_hook
+
+os.environ['MPLBACKEND'] = 'Agg'
+install_import_hook('drgnbook', 'beartype.beartype')  # before the first import of drgnbook: every annotated shape is checked
+
+ROOT = Path(__file__).parents[1]
+FLAGS = {'slow': 'takes minutes', 'cuda': 'needs a GPU'}
+
+
+def pytest_addoption(parser):
+    parser.addoption('--flags', default='', help='also run what is marked so, in tests and in notebook cells: "slow cuda"')
+
+def pytest_configure(config):
+    for flag, why in FLAGS.items(): config.addinivalue_line('markers', f'{flag}: {why}; runs with --flags {flag}')
+
+def pytest_collection_modifyitems(config, items):
+    asked = config.getoption('flags').split()
+    for item in items:
+        for flag in FLAGS:
+            if item.get_closest_marker(flag) and flag not in asked:
+                item.add_marker(pytest.mark.skip(reason=f'{FLAGS[flag]}: make test FLAGS={flag}'))
+
+
+@pytest.fixture(scope='session')
+def shared():
+    "The folder of real input beside the checkout"
+    folder = ROOT.parent/'shared'/'data'
+    if not folder.is_dir(): pytest.skip('no ../shared/data: the real input is not part of the repository')
+    return folder
