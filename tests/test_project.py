@@ -79,11 +79,12 @@ def test_one_notebook_per_module():
 
 @each_notebook
 def test_notebook_is_clean(nb):
-    "No execution counts, no metadata"
+    "No execution counts, no metadata but the kernel's name, without which JupyterLab asks"
     was = read_nb(nb)
     clean = deepcopy(was)
     clean_nb(clean)
     assert nb2str(was) == nb2str(clean), f'run `nbdev_clean --fname {nb.relative_to(ROOT)}`'
+    assert was.metadata.keys() - {'widgets'} == {'kernelspec'} and was.metadata.kernelspec.name == 'python3', was.metadata
 
 @each_notebook
 def test_notebook_has_title(nb):

@@ -11,6 +11,7 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
+from traitlets.config import Config
 
 
 class Aloud(NotebookClient):
@@ -18,8 +19,9 @@ class Aloud(NotebookClient):
     start = time.time()
 
     def say(self, cell, cell_index):
-        headings = [s for s in cell.source.splitlines() if s.startswith('#')] if cell.cell_type == 'markdown' else []
-        for s in headings: print(f'\n[{time.time() - self.start:4.0f} s, cell {cell_index + 1} of {len(self.nb.cells)}] {s.lstrip("# ")}', flush=True)
+        heads = [s for s in cell.source.splitlines() if s.startswith('#')] if cell.cell_type == 'markdown' else []
+        where = f'{time.time() - self.start:4.0f} s, cell {cell_index + 1} of {len(self.nb.cells)}'
+        for s in heads: print(f'\n[{where}] {s.lstrip("# ")}', flush=True)
 
     def output(self, outs, msg, display_id, cell_index):
         if msg['msg_type'] == 'stream': print(msg['content']['text'], end='', flush=True)
@@ -33,7 +35,8 @@ def main(notebook, folder):
     summary, executed = folder/'summary.json', folder/Path(notebook).name
     summary.unlink(missing_ok=True)  # so that an old one is never taken for this run's
     nb = nbformat.read(notebook, as_version=4)
-    client = Aloud(nb, timeout=None, kernel_name='python3', resources={'metadata': {'path': str(folder)}})
+    client = Aloud(nb, timeout=None, kernel_name='python3', resources={'metadata': {'path': str(folder)}},
+                   config=Config(KernelManager=dict(transport_encryption='auto')))  # or the kernel warns
     client.on_cell_start = client.say
     try: client.execute()
     except CellExecutionError as e: sys.exit(f'\nThe notebook failed; as far as it got it is in {executed}\n{e}')
