@@ -3,10 +3,11 @@ import os
 from pathlib import Path
 
 import pytest
-from jaxtyping import install_import_hook
+from jaxtyping import config
+from shapes import check_imports
 
 os.environ['MPLBACKEND'] = 'Agg'
-install_import_hook('drgnbook', 'beartype.beartype')  # before the first import of drgnbook: every annotated shape is checked
+check_imports()  # before the first import of drgnbook
 
 ROOT = Path(__file__).parents[1]
 FLAGS = {'slow': 'takes minutes', 'cuda': 'needs a GPU'}
@@ -32,3 +33,10 @@ def shared():
     folder = ROOT.parent/'shared'/'data'
     if not folder.is_dir(): pytest.skip('no ../shared/data: the real input is not part of the repository')
     return folder
+
+@pytest.fixture
+def unchecked():
+    "Without the checker of shapes, as a user runs: for tests of our own error messages"
+    config.update('jaxtyping_disable', True)
+    yield
+    config.update('jaxtyping_disable', False)

@@ -1,28 +1,43 @@
 "One test per notebook, by nbdev's own runner, each in a process and a folder of its own."
-import os, shutil, subprocess, sys
+import os, subprocess, sys
 from pathlib import Path
 
 import pytest
+from execnb.nbio import read_nb, write_nb
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = [nb for folder in ('api', 'tutorials') for nb in sorted((ROOT/'nbs'/folder).glob('[0-9]*.ipynb'))]
 LIMIT = 900  # s, so that a notebook that hangs is named
+# Shapes are checked in what a notebook imports (main) and in what its cells define (here), but for the cells with test_fail:
+# they show what a user sees, who runs without the checker.
+CHECK_CELLS = """
+%load_ext jaxtyping
+%jaxtyping.typechecker shapes.check
+get_ipython().events.register('pre_run_cell', lambda cell: __import__('jaxtyping').config.update('jaxtyping_disable', 'test_fail' in cell.raw_cell))
+"""
+
+
+def checked_copy(notebook, folder):
+    "A copy of the notebook that checks shapes from its first code cell on"
+    nb = read_nb(notebook)
+    next(c for c in nb.cells if c.cell_type == 'code').source += CHECK_CELLS
+    write_nb(nb, folder/notebook.name)
+    return folder/notebook.name
 
 
 @pytest.mark.parametrize('notebook', NOTEBOOKS, ids=lambda nb: f'{nb.parent.name}/{nb.stem}')
 def test_notebook(notebook, tmp_path, request):
-    copy = shutil.copy(notebook, tmp_path)
     flags = request.config.getoption('flags').split()
-    run = subprocess.run([sys.executable, __file__, copy, *flags], cwd=tmp_path, timeout=LIMIT, text=True,
+    run = subprocess.run([sys.executable, __file__, checked_copy(notebook, tmp_path), *flags], cwd=tmp_path, timeout=LIMIT, text=True,
                          env={**os.environ, 'DRGNBOOK_DEMO': str(tmp_path)}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     if run.returncode: pytest.fail(f'{notebook.relative_to(ROOT)}\n{run.stdout}', pytrace=False)
 
 
 def main(notebook, *flags):
     "Run one notebook; what it raises goes to stderr with the number of its cell"
-    from jaxtyping import install_import_hook
     from nbdev.test import test_nb
-    install_import_hook('drgnbook', 'beartype.beartype')
+    from shapes import check_imports
+    check_imports()
     passed, _ = test_nb(Path(notebook), skip_flags=['notest', 'cuda', 'slow'], force_flags=flags, basepath=ROOT)
     sys.exit(not passed)
 
