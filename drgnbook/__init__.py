@@ -5,6 +5,7 @@ from drgnbook.fourier import *
 from drgnbook.pose import *
 from drgnbook.ctf import *
 from drgnbook.volume import *
+from drgnbook.io import *
 from drgnbook.forward import *
 
 # The names alone, without the modules: a module named io would hide Python's own
