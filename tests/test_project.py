@@ -92,6 +92,14 @@ def test_notebook_has_title(nb):
     first = next(c.source for c in read_nb(nb).cells if c.cell_type == 'markdown')
     assert re.match(r'# \S.*\n+> \S', first), "begins with '# Title' and '> one line'"
 
+@each_notebook
+def test_imports_stand_alone(nb):
+    "A cell imports or works, not both: building the documentation runs the cells that import, and not those before them"
+    for cell in NBProcessor(nb).nb.cells:
+        kinds = {type(n) for tree in cell.parsed_() or [] for n in ast.walk(tree)}
+        if cell.directives_.keys() & {'export', 'exporti', 'exports'} or not kinds & {ast.Import, ast.ImportFrom}: continue
+        assert not kinds & {ast.Expr, ast.Assign}, f'imports and other code in one cell:\n{cell.source}'
+
 def test_readme_is_fresh():
     sys.path.insert(0, str(ROOT/'tools'))
     from readme import readme
