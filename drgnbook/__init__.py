@@ -5,6 +5,11 @@ from drgnbook.fourier import *
 from drgnbook.pose import *
 from drgnbook.ctf import *
 from drgnbook.volume import *
+from drgnbook.metadata import *
+from drgnbook.star import *
+from drgnbook.cs import *
+from drgnbook.cryodrgn import *
+from drgnbook.stacks import *
 from drgnbook.io import *
 from drgnbook.forward import *
 
