@@ -12,6 +12,12 @@ from drgnbook.cryodrgn import *
 from drgnbook.stacks import *
 from drgnbook.io import *
 from drgnbook.forward import *
+from drgnbook.particles import *
+from drgnbook.assembly import *
+from drgnbook.decoder import *
+from drgnbook.latent import *
+from drgnbook.orient import *
+from drgnbook.train import *
 
 # The names alone, without the modules: a module named io would hide Python's own
 from types import ModuleType as _Module

@@ -5,18 +5,18 @@
 # %% auto #0
 __all__ = ['safe_load', 'read_cryodrgn_poses', 'read_cryodrgn_ctf', 'write_cryodrgn', 'write_indices', 'read_indices']
 
-# %% ../nbs/api/15_cryodrgn.ipynb #8e4cc415
+# %% ../nbs/api/15_cryodrgn.ipynb #abccdba6
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
 
-# %% ../nbs/api/15_cryodrgn.ipynb #86003847
+# %% ../nbs/api/15_cryodrgn.ipynb #3d1be486
 import numpy as np, pandas as pd
 
-# %% ../nbs/api/15_cryodrgn.ipynb #75825861
+# %% ../nbs/api/15_cryodrgn.ipynb #856a3335
 from .metadata import Metadata, MetadataError, atomic
 
-# %% ../nbs/api/15_cryodrgn.ipynb #73c39db8
+# %% ../nbs/api/15_cryodrgn.ipynb #63b75c73
 @dataclass
 class _DType: dtype: np.dtype
 
@@ -64,7 +64,7 @@ def safe_load(path):
     except OSError: raise
     except Exception as e: raise MetadataError(f'{path} is no pickle of arrays: {e!r}') from None
 
-# %% ../nbs/api/15_cryodrgn.ipynb #cd5aad54
+# %% ../nbs/api/15_cryodrgn.ipynb #9ac94285
 _DRGN = 'box apix dfu dfv dfang kV cs w phase'.split()
 
 def read_cryodrgn_poses(
@@ -104,7 +104,7 @@ def write_cryodrgn(
         with atomic(path) as tmp: tmp.write_bytes(pickle.dumps(x, protocol=4))
     return paths
 
-# %% ../nbs/api/15_cryodrgn.ipynb #a330d170
+# %% ../nbs/api/15_cryodrgn.ipynb #9d3c96cd
 def write_indices(path, idx):
     "Particle numbers, from 0, as `.npy` or `.txt`."
     idx, path = np.asarray(idx, None if len(idx) else int), Path(path)

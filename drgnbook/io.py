@@ -5,20 +5,20 @@
 # %% auto #0
 __all__ = ['read_metadata', 'write_metadata']
 
-# %% ../nbs/api/17_io.ipynb #e0d6d875
+# %% ../nbs/api/17_io.ipynb #68d0aafb
 from pathlib import Path
 
-# %% ../nbs/api/17_io.ipynb #ebd05792
+# %% ../nbs/api/17_io.ipynb #a1dcba61
 import numpy as np, pandas as pd
 
-# %% ../nbs/api/17_io.ipynb #1d000d72
+# %% ../nbs/api/17_io.ipynb #4791271b
 from .metadata import Metadata, MetadataError, plain_table
 from .star import Star
 from .cs import Cs
 from .cryodrgn import safe_load, read_cryodrgn_poses, read_cryodrgn_ctf, write_cryodrgn, read_indices, write_indices
 from .stacks import Stacks, mrc_header, warn_faults, write_stack
 
-# %% ../nbs/api/17_io.ipynb #9b0b2157
+# %% ../nbs/api/17_io.ipynb #4c409124
 def _read_stacks(path, datadir, apix):
     "Every image of a stack, or of the stacks that a `.txt` lists (relative to `datadir`, else to the list)."
     paths = [path]
@@ -30,7 +30,7 @@ def _read_stacks(path, datadir, apix):
     if all(apixes): t['apix'] = np.repeat(apixes, n)
     return plain_table(t)
 
-# %% ../nbs/api/17_io.ipynb #848f6779
+# %% ../nbs/api/17_io.ipynb #118ced50
 _SOURCE = {'.star': Star, '.cs': Cs}
 
 def read_metadata(
@@ -49,7 +49,7 @@ def read_metadata(
     if {'.mrc', '.mrcs', '.txt'} & set(path.suffixes[-2:]): return Metadata(_read_stacks(path, datadir, apix), None, path)
     raise MetadataError(f'{path} ends in none of .star .cs .mrc .mrcs .txt')
 
-# %% ../nbs/api/17_io.ipynb #79583c44
+# %% ../nbs/api/17_io.ipynb #d1234011
 def write_metadata(
     path,               # .star or .cs
     md: Metadata,

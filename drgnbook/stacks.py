@@ -5,19 +5,19 @@
 # %% auto #0
 __all__ = ['write_stack', 'MrcHeader', 'mrc_header', 'warn_faults', 'find_stacks', 'Stacks']
 
-# %% ../nbs/api/16_stacks.ipynb #a9a62634
+# %% ../nbs/api/16_stacks.ipynb #30257260
 import bz2, gzip, os, warnings
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-# %% ../nbs/api/16_stacks.ipynb #b588f474
+# %% ../nbs/api/16_stacks.ipynb #eebeed53
 import numpy as np, pandas as pd
 
-# %% ../nbs/api/16_stacks.ipynb #6c55762e
+# %% ../nbs/api/16_stacks.ipynb #ea718b9d
 from .metadata import MetadataError, atomic
 
-# %% ../nbs/api/16_stacks.ipynb #081ca16f
+# %% ../nbs/api/16_stacks.ipynb #5ceec2e5
 def write_stack(
     path,               # .mrcs
     chunks,             # iterable of (b,D,D) arrays
@@ -43,7 +43,7 @@ def write_stack(
                 done += len(x)
         if done != n: raise ValueError(f'{done} images came for a stack of {n}')
 
-# %% ../nbs/api/16_stacks.ipynb #998af729
+# %% ../nbs/api/16_stacks.ipynb #2de3ac69
 @dataclass(frozen=True)
 class MrcHeader:
     "What the first kilobyte of an MRC file says."
@@ -86,7 +86,7 @@ def warn_faults(headers):
     first = next((h.path for h in headers if h.faults), None)
     if found: warnings.warn(f'{", ".join(f"{f} in {n} of {len(headers)} headers" for f, n in found.items())} (such as {first}): read all the same')
 
-# %% ../nbs/api/16_stacks.ipynb #289bcf65
+# %% ../nbs/api/16_stacks.ipynb #c3b02809
 def _places(name, root, datadir):
     "Where a stack might lie, likeliest first."
     name, places = Path(name), []
@@ -109,7 +109,7 @@ def find_stacks(
                                      '\n  '.join(map(str, places[lost[0]])) + '\nPass datadir= (the folder that holds it)')
     return found
 
-# %% ../nbs/api/16_stacks.ipynb #266f210b
+# %% ../nbs/api/16_stacks.ipynb #45d994fa
 def _check_box(headers):
     "The one, even, square size of all images."
     for h in headers:
@@ -135,7 +135,7 @@ def _check_index(headers, file, index):
     h = headers[file[bad[0]]]
     raise MetadataError(f'row {bad[0]} asks for image {index[bad[0]] + 1} of {h.path}, which holds {h.shape[0]} ({len(bad)} such rows)')
 
-# %% ../nbs/api/16_stacks.ipynb #156046e4
+# %% ../nbs/api/16_stacks.ipynb #67f7b471
 def _read(h, index):
     "Images (ascending, 0-based) of one file, in its own type."
     if not h.packed: return np.memmap(h.path, h.dtype, 'r', h.offset, h.shape)[index]

@@ -5,28 +5,29 @@
 # %% auto #0
 __all__ = ['read_star', 'write_star', 'Star']
 
-# %% ../nbs/api/13_star.ipynb #0cb58bbc
+# %% ../nbs/api/13_star.ipynb #8685ac99
 import re, warnings
 from dataclasses import dataclass, replace
-from io import StringIO
+from io import BytesIO
 from pathlib import Path
 
-# %% ../nbs/api/13_star.ipynb #0b60c8bb
+# %% ../nbs/api/13_star.ipynb #80ec8529
 import numpy as np, pandas as pd
 from fastcore.basics import patch
 from scipy.spatial.transform import Rotation
 
-# %% ../nbs/api/13_star.ipynb #bdc99f42
+# %% ../nbs/api/13_star.ipynb #d238314c
 from .metadata import MetadataError, atomic, plain_table
 
-# %% ../nbs/api/13_star.ipynb #feb91012
-_BLOCK = re.compile(r'^[ \t]*data_(\S*)[^\n]*\n', re.M)
+# %% ../nbs/api/13_star.ipynb #1335bd0f
+_BLOCK = re.compile(r'^[ \t]*data_(\S*)[^\n]*\n?', re.M)
 _LOOP = re.compile(r'(?:[ \t]*(?:#[^\n]*)?\n)*[ \t]*loop_[^\n]*\n((?:[ \t]*(?:[_#][^\n]*)?\n)*)')
 _ODD = re.compile(r'^[^\n"\'#]*["\'#][^\n]*$', re.M)      # lines with a quote or a comment
 _TOKEN = re.compile(r'''(?<!\S)(?:"([^"\n]*)"|'([^'\n]*)')(?!\S)|(?<!\S)#[^\n]*''')
 
 def _plain(text):
     "Without comments, and with double quotes only. A # or ' inside a value stays."
+    if not any(c in text for c in '#"\''): return text
     def token(m): return '' if m[0][0] == '#' else f'"{m[1] if m[2] is None else m[2]}"'
     return _ODD.sub(lambda line: _TOKEN.sub(token, line[0]), text)
 
@@ -34,7 +35,7 @@ def _rows(text, names, where):
     "The rows of a loop as a DataFrame of text."
     text = _plain(text)
     if not text.strip(): return pd.DataFrame({n: [] for n in names}, dtype=str)
-    try: df = pd.read_csv(StringIO(text), sep=r'\s+', header=None, dtype=str, na_filter=False)
+    try: df = pd.read_csv(BytesIO(text.encode()), sep=r'\s+', header=None, dtype=str, na_filter=False)
     except pd.errors.ParserError as e: raise MetadataError(f'{where}: {e}') from None
     short = [] if '""' in text else np.flatnonzero(df.iloc[:, -1] == '')
     if df.shape[1] != len(names) or len(short):
@@ -42,12 +43,12 @@ def _rows(text, names, where):
         raise MetadataError(f'{where} names {len(names)} columns, found {found}: is the file cut off?')
     return df.set_axis(names, axis=1)
 
-# %% ../nbs/api/13_star.ipynb #29aa5026
+# %% ../nbs/api/13_star.ipynb #80788a5e
 def read_star(path):
     "Blocks of a star file: loops as DataFrames of text, single values as dicts of text."
     path, blocks = Path(path), {}
     text = path.read_text(encoding='utf-8-sig')
-    marks = list(_BLOCK.finditer(text + '\n'))
+    marks = list(_BLOCK.finditer(text))
     if not marks: raise MetadataError(f'no data_ block in {path}: is it a star file?')
     for m, end in zip(marks, [*(m.start() for m in marks[1:]), len(text)]):
         where = f'data_{m[1]} of {path}'
@@ -60,13 +61,13 @@ def read_star(path):
             r'^[ \t]*_(\S+)[ \t]+(?:"([^"\n]*)"|(\S+))', _plain(text[m.end():end]), re.M)}
     return blocks
 
-# %% ../nbs/api/13_star.ipynb #05c89c1b
+# %% ../nbs/api/13_star.ipynb #8cb1f701
 def write_star(path, blocks):
     "Blocks as of `read_star`, atomically."
     import starfile
     with atomic(path) as tmp: tmp.write_text(starfile.to_string(blocks), encoding='utf-8')
 
-# %% ../nbs/api/13_star.ipynb #9de2d644
+# %% ../nbs/api/13_star.ipynb #9fafa571
 @dataclass(frozen=True, repr=False)
 class Star:
     "A star file: `blocks` of text, and which of them lists the particles."
@@ -90,7 +91,7 @@ class Star:
 
     def write(self, path): write_star(path, self.blocks)
 
-# %% ../nbs/api/13_star.ipynb #7e6ae2cc
+# %% ../nbs/api/13_star.ipynb #a63ee4c9
 def _numbers(text, path):
     "A column of text as floats. Raises `MetadataError` for what is no finite number."
     x = pd.to_numeric(text, errors='coerce').to_numpy(float)
@@ -115,7 +116,7 @@ def number(self:Star, column):
     if self.optics is not None and column in self.optics: return _numbers(self.optics[column], self.path)[self.group()]
     return _numbers(self.particles[column], self.path)
 
-# %% ../nbs/api/13_star.ipynb #0f4aa7b0
+# %% ../nbs/api/13_star.ipynb #68d75e86
 _EULER = ['rlnAngleRot', 'rlnAngleTilt', 'rlnAnglePsi']
 _SIZES = ['rlnImagePixelSize', 'rlnDetectorPixelSize']
 _SHIFTS = ['rlnOriginXAngst', 'rlnOriginX']
@@ -135,7 +136,7 @@ def read(cls:Star,
     if apix and not any(c in star for c in _SIZES): said['rlnImagePixelSize'] = f'{apix:.9g}'
     return replace(star, blocks={**blocks, name: star.particles.assign(**said)})
 
-# %% ../nbs/api/13_star.ipynb #6c5d2506
+# %% ../nbs/api/13_star.ipynb #4fe6324f
 _COLUMN = dict(dfu='rlnDefocusU', dfv='rlnDefocusV', dfang='rlnDefocusAngle', kV='rlnVoltage', cs='rlnSphericalAberration',
     w='rlnAmplitudeContrast', phase='rlnPhaseShift', bfactor='rlnCtfBfactor', scale='rlnCtfScalefactor', half='rlnRandomSubset')
 
@@ -169,7 +170,7 @@ def _series(p, path):
     if dose['name'].is_unique or dose.duplicated().any(): return None
     return pd.factorize(p['rlnGroupName'])[0].astype('int64')
 
-# %% ../nbs/api/13_star.ipynb #a5f28590
+# %% ../nbs/api/13_star.ipynb #40e140f1
 @patch
 def table(self:Star):
     "What the file says, as our plain table."
@@ -184,7 +185,7 @@ def table(self:Star):
     t |= {'apix': apix, 'group': _series(p, self.path)}
     return plain_table({c: v for c, v in t.items() if v is not None})
 
-# %% ../nbs/api/13_star.ipynb #5b626211
+# %% ../nbs/api/13_star.ipynb #f04df9cf
 _OPTICS = [*_SIZES[:1], 'rlnVoltage', 'rlnSphericalAberration', 'rlnAmplitudeContrast', 'rlnImageSize']
 _SECOND = ['rlnDetectorPixelSize', 'rlnOriginX', 'rlnOriginY']      # rewritten where they stand, never added
 
@@ -219,7 +220,7 @@ def _changed(new, old):
     if _EULER[0] in new: rows |= dict.fromkeys(_EULER, np.any([rows[a] for a in _EULER], 0))
     return rows
 
-# %% ../nbs/api/13_star.ipynb #17d5d2b3
+# %% ../nbs/api/13_star.ipynb #5bf784df
 def _rewrite(block, column, value, rows):
     "The block with `column` set to `value` in these `rows`."
     text = _text(value)
@@ -248,7 +249,7 @@ def update(self:Star,
         if rows.any() and (f in p or add and not shared): p = _rewrite(p, f, new[f], rows)
     return replace(self, blocks={n: {'optics': optics, self.name: p}.get(n, b) for n, b in self.blocks.items()})
 
-# %% ../nbs/api/13_star.ipynb #5f63e802
+# %% ../nbs/api/13_star.ipynb #3c09c274
 @patch(cls_method=True)
 def new(cls:Star, t, box=None):
     "A plain table as a RELION 3.1 file."
