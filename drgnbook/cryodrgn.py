@@ -5,18 +5,18 @@
 # %% auto #0
 __all__ = ['safe_load', 'read_cryodrgn_poses', 'read_cryodrgn_ctf', 'write_cryodrgn', 'write_indices', 'read_indices']
 
-# %% ../nbs/api/15_cryodrgn.ipynb #abccdba6
+# %% ../nbs/api/15_cryodrgn.ipynb #2ef8c750
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
 
-# %% ../nbs/api/15_cryodrgn.ipynb #3d1be486
+# %% ../nbs/api/15_cryodrgn.ipynb #b5f1e154
 import numpy as np, pandas as pd
 
-# %% ../nbs/api/15_cryodrgn.ipynb #856a3335
+# %% ../nbs/api/15_cryodrgn.ipynb #5a318f94
 from .metadata import Metadata, MetadataError, atomic
 
-# %% ../nbs/api/15_cryodrgn.ipynb #63b75c73
+# %% ../nbs/api/15_cryodrgn.ipynb #da65cd8d
 @dataclass
 class _DType: dtype: np.dtype
 
@@ -33,11 +33,13 @@ def _encode(text, coding='latin1'):
     if coding != 'latin1': raise MetadataError(f'the codec {coding!r}')
     return text.encode('latin1')
 
-_SAFE = {('_codecs', 'encode'): _encode, ('numpy', 'dtype'): _dtype, ('numpy', 'ndarray'): None}
-for core in ('numpy.core', 'numpy._core'):
-    _SAFE |= {(f'{core}.multiarray', '_reconstruct'): lambda *_: np.empty(0),
-              (f'{core}.multiarray', 'scalar'): lambda d, raw: _array(raw, d, ())[()],
-              (f'{core}.numeric', '_frombuffer'): _array}
+def _no_bytes(): return b''
+
+_SAFE = {('_codecs', 'encode'): _encode, ('__builtin__', 'bytes'): _no_bytes, ('numpy', 'dtype'): _dtype, ('numpy', 'ndarray'): None}
+for _core in ('numpy.core', 'numpy._core'):
+    _SAFE |= {(f'{_core}.multiarray', '_reconstruct'): lambda *_: np.empty(0),
+              (f'{_core}.multiarray', 'scalar'): lambda d, raw: _array(raw, d, ())[()],
+              (f'{_core}.numeric', '_frombuffer'): _array}
 
 class _Unpickler(pickle._Unpickler):        # the one in Python: its every door can be shut
     dispatch = pickle._Unpickler.dispatch.copy()
@@ -64,7 +66,7 @@ def safe_load(path):
     except OSError: raise
     except Exception as e: raise MetadataError(f'{path} is no pickle of arrays: {e!r}') from None
 
-# %% ../nbs/api/15_cryodrgn.ipynb #9ac94285
+# %% ../nbs/api/15_cryodrgn.ipynb #d055a926
 _DRGN = 'box apix dfu dfv dfang kV cs w phase'.split()
 
 def read_cryodrgn_poses(
@@ -104,7 +106,7 @@ def write_cryodrgn(
         with atomic(path) as tmp: tmp.write_bytes(pickle.dumps(x, protocol=4))
     return paths
 
-# %% ../nbs/api/15_cryodrgn.ipynb #9d3c96cd
+# %% ../nbs/api/15_cryodrgn.ipynb #feeb4d2b
 def write_indices(path, idx):
     "Particle numbers, from 0, as `.npy` or `.txt`."
     idx, path = np.asarray(idx, None if len(idx) else int), Path(path)

@@ -5,19 +5,19 @@
 # %% auto #0
 __all__ = ['load_cs', 'with_fields', 'join_cs', 'Cs']
 
-# %% ../nbs/api/14_cs.ipynb #bf75a7b6
+# %% ../nbs/api/14_cs.ipynb #9ccfc6dc
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-# %% ../nbs/api/14_cs.ipynb #53d59705
+# %% ../nbs/api/14_cs.ipynb #21c05a9a
 import numpy as np, pandas as pd
-from fastcore.basics import patch
+from fastcore.basics import patch, patch_to
 
-# %% ../nbs/api/14_cs.ipynb #7a6eabf8
+# %% ../nbs/api/14_cs.ipynb #a91ced9a
 from .metadata import MetadataError, atomic, plain_table
 
-# %% ../nbs/api/14_cs.ipynb #1698a41a
+# %% ../nbs/api/14_cs.ipynb #d2aec0a7
 def load_cs(path):
     "The array of a `.cs` file. No pickle is opened."
     try: a = np.load(path, allow_pickle=False)
@@ -32,7 +32,7 @@ def with_fields(a, fields):
     for n in kinds: out[n] = fields[n] if n in fields else a[n]
     return out
 
-# %% ../nbs/api/14_cs.ipynb #3d37c593
+# %% ../nbs/api/14_cs.ipynb #003f213f
 def join_cs(a, b):
     "`a` with those fields of `b` that it lacks, joined by uid; `a` itself where `b` does not list all of its particles."
     if 'uid' not in b.dtype.names or not len(b): return a
@@ -42,7 +42,7 @@ def join_cs(a, b):
     if not lacking or (b['uid'][at] != a['uid']).any(): return a
     return with_fields(a, {n: b[n][at] for n in lacking})
 
-# %% ../nbs/api/14_cs.ipynb #4a6b38ac
+# %% ../nbs/api/14_cs.ipynb #bfaba4a2
 _ALIGNED = r'(alignments3D|alignments3D_multi|alignments_class_\d+)/pose'
 
 @dataclass(frozen=True, repr=False)
@@ -76,7 +76,7 @@ class Cs:
         if shifts: said |= {k + 'shift': np.zeros((*a[k + 'pose'].shape[:-1], 2), 'f4') for k in aligned}
         return cls(with_fields(a, {f: v for f, v in said.items() if f not in a.dtype.names}), path)
 
-# %% ../nbs/api/14_cs.ipynb #21420a07
+# %% ../nbs/api/14_cs.ipynb #ec4c41a0
 _COLUMN = dict(apix='blob/psize_A', dfu='ctf/df1_A', dfv='ctf/df2_A', kV='ctf/accel_kv', cs='ctf/cs_mm', w='ctf/amp_contrast',
                bfactor='ctf/bfactor', scale='ctf/scale', sign='blob/sign')
 _RADIAN = dict(dfang='ctf/df_angle_rad', phase='ctf/phase_shift_rad')
@@ -110,7 +110,7 @@ def _strings(x):
     names = pd.Series([n.decode() if isinstance(n, bytes) else n for n in names], dtype=str).str.removeprefix('>')
     return names.take(codes).reset_index(drop=True)
 
-# %% ../nbs/api/14_cs.ipynb #5d065e49
+# %% ../nbs/api/14_cs.ipynb #97129dac
 @patch
 def table(self:Cs):
     "What the file says, as our plain table."
@@ -124,7 +124,7 @@ def table(self:Cs):
     if 'split' in a: t['half'] = a['split'].astype('int64') + 1
     return plain_table(t)
 
-# %% ../nbs/api/14_cs.ipynb #b6dfb79d
+# %% ../nbs/api/14_cs.ipynb #11800e77
 def _words(t, psize):
     "Our table in cryoSPARC's words, shifts in px of `psize` (Å)."
     v = {f: t[c] for c, f in _COLUMN.items() if c in t} | {f: np.deg2rad(t[c]) for c, f in _RADIAN.items() if c in t}
@@ -168,9 +168,9 @@ def update(self:Cs,
     if box: fields['blob/shape'] = np.full((len(t), 2), box, 'u4')
     return replace(self, array=with_fields(self.array, fields))
 
-# %% ../nbs/api/14_cs.ipynb #e9e37b03
-@patch(cls_method=True)
-def new(cls:Cs, t, box=None):
+# %% ../nbs/api/14_cs.ipynb #0f775028
+@patch_to(Cs, cls_method=True)
+def new(cls, t, box=None):
     "A plain table as a cryoSPARC table."
     if 'apix' not in t or not box: raise MetadataError('a new .cs needs the box and the pixel size: pass box= (px), and a table with apix')
     n = len(t)

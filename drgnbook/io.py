@@ -5,20 +5,20 @@
 # %% auto #0
 __all__ = ['read_metadata', 'write_metadata']
 
-# %% ../nbs/api/17_io.ipynb #68d0aafb
+# %% ../nbs/api/17_io.ipynb #51221110
 from pathlib import Path
 
-# %% ../nbs/api/17_io.ipynb #a1dcba61
+# %% ../nbs/api/17_io.ipynb #95a7a13d
 import numpy as np, pandas as pd
 
-# %% ../nbs/api/17_io.ipynb #4791271b
+# %% ../nbs/api/17_io.ipynb #17473d4f
 from .metadata import Metadata, MetadataError, plain_table
 from .star import Star
 from .cs import Cs
 from .cryodrgn import safe_load, read_cryodrgn_poses, read_cryodrgn_ctf, write_cryodrgn, read_indices, write_indices
 from .stacks import Stacks, mrc_header, warn_faults, write_stack
 
-# %% ../nbs/api/17_io.ipynb #4c409124
+# %% ../nbs/api/17_io.ipynb #acce0af9
 def _read_stacks(path, datadir, apix):
     "Every image of a stack, or of the stacks that a `.txt` lists (relative to `datadir`, else to the list)."
     paths = [path]
@@ -30,7 +30,7 @@ def _read_stacks(path, datadir, apix):
     if all(apixes): t['apix'] = np.repeat(apixes, n)
     return plain_table(t)
 
-# %% ../nbs/api/17_io.ipynb #118ced50
+# %% ../nbs/api/17_io.ipynb #42610aee
 _SOURCE = {'.star': Star, '.cs': Cs}
 
 def read_metadata(
@@ -49,7 +49,7 @@ def read_metadata(
     if {'.mrc', '.mrcs', '.txt'} & set(path.suffixes[-2:]): return Metadata(_read_stacks(path, datadir, apix), None, path)
     raise MetadataError(f'{path} ends in none of .star .cs .mrc .mrcs .txt')
 
-# %% ../nbs/api/17_io.ipynb #d1234011
+# %% ../nbs/api/17_io.ipynb #1f120f2d
 def write_metadata(
     path,               # .star or .cs
     md: Metadata,

@@ -5,19 +5,19 @@
 # %% auto #0
 __all__ = ['write_stack', 'MrcHeader', 'mrc_header', 'warn_faults', 'find_stacks', 'Stacks']
 
-# %% ../nbs/api/16_stacks.ipynb #30257260
+# %% ../nbs/api/16_stacks.ipynb #32ec1d32
 import bz2, gzip, os, warnings
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-# %% ../nbs/api/16_stacks.ipynb #eebeed53
+# %% ../nbs/api/16_stacks.ipynb #71760346
 import numpy as np, pandas as pd
 
-# %% ../nbs/api/16_stacks.ipynb #ea718b9d
+# %% ../nbs/api/16_stacks.ipynb #0d5ee0d8
 from .metadata import MetadataError, atomic
 
-# %% ../nbs/api/16_stacks.ipynb #5ceec2e5
+# %% ../nbs/api/16_stacks.ipynb #44f56553
 def write_stack(
     path,               # .mrcs
     chunks,             # iterable of (b,D,D) arrays
@@ -43,7 +43,7 @@ def write_stack(
                 done += len(x)
         if done != n: raise ValueError(f'{done} images came for a stack of {n}')
 
-# %% ../nbs/api/16_stacks.ipynb #2de3ac69
+# %% ../nbs/api/16_stacks.ipynb #8a9f7c61
 @dataclass(frozen=True)
 class MrcHeader:
     "What the first kilobyte of an MRC file says."
@@ -58,27 +58,29 @@ class MrcHeader:
     @property
     def image_bytes(self): return self.dtype.itemsize*self.shape[1]*self.shape[2]
 
-def _open_header(path):
-    "(header, dtype, packed) from mrcfile, which may complain in silence."
-    import mrcfile
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')
-        with mrcfile.open(path, permissive=True, header_only=True) as m:
-            packed = {'GzipMrcFile': 'gz', 'Bzip2MrcFile': 'bz2'}.get(type(m).__name__, '')
-            h = m.header.copy()
-    if not 0 < h.nx < 2**16: h = h.view(h.dtype.newbyteorder())     # mode 0 looks the same in either order, a size does not
-    return h, mrcfile.utils.data_dtype_from_header(h), packed
+def _open(path):
+    "The file, unpacked on the fly, and how it is packed."
+    with open(path, 'rb') as f: magic = f.read(3)
+    packed = {b'\x1f\x8b\x08': 'gz', b'BZh': 'bz2'}.get(magic, '')
+    return {'gz': gzip.open, 'bz2': bz2.open, '': open}[packed](path, 'rb'), packed
 
 def mrc_header(path):
     "Header of an `.mrc` or `.mrcs`, plain, gz or bz2. Raises `MetadataError` where it is none."
-    try: h, dtype, packed = _open_header(path)
+    from mrcfile.dtypes import HEADER_DTYPE
+    from mrcfile.utils import dtype_from_mode
+    try:
+        f, packed = _open(path)
+        with f: raw = f.read(1024)
+        little, big = (np.frombuffer(raw, HEADER_DTYPE.newbyteorder(o), 1)[0] for o in '<>')
+        h, order = (little, '<') if 0 < little['nx'] < 2**16 else (big, '>')    # the size tells, where the stamp may not
+        dtype = dtype_from_mode(int(h['mode'])).newbyteorder(order)
     except FileNotFoundError: raise
     except (ValueError, OSError, EOFError) as e: raise MetadataError(f'{path} is no MRC file: {e}') from None
-    shape = tuple(int(n) for n in (h.nz, h.ny, h.nx))
+    shape = tuple(int(h[n]) for n in ('nz', 'ny', 'nx'))
     if min(shape) < 1 or max(shape[1:]) >= 2**16 or dtype.kind == 'c': raise MetadataError(f'{path} is no stack of images: its header says {shape} of {dtype}')
-    apix = float(h.cella.x/h.mx) if h.mx > 0 and h.cella.x > 0 else 0.
-    faults = ('no machine stamp',)*(not h.machst.any()) + ('no pixel size',)*(not apix)
-    return MrcHeader(Path(path), shape, dtype, 1024 + int(h.nsymbt), apix, packed, faults)
+    apix = float(h['cella']['x']/h['mx']) if h['mx'] > 0 and h['cella']['x'] > 0 else 0.
+    faults = ('no machine stamp',)*(not h['machst'].any()) + ('no pixel size',)*(not apix)
+    return MrcHeader(Path(path), shape, dtype, 1024 + int(h['nsymbt']), apix, packed, faults)
 
 def warn_faults(headers):
     "One warning for the oddities of many headers."
@@ -86,7 +88,7 @@ def warn_faults(headers):
     first = next((h.path for h in headers if h.faults), None)
     if found: warnings.warn(f'{", ".join(f"{f} in {n} of {len(headers)} headers" for f, n in found.items())} (such as {first}): read all the same')
 
-# %% ../nbs/api/16_stacks.ipynb #c3b02809
+# %% ../nbs/api/16_stacks.ipynb #d881c042
 def _places(name, root, datadir):
     "Where a stack might lie, likeliest first."
     name, places = Path(name), []
@@ -109,7 +111,7 @@ def find_stacks(
                                      '\n  '.join(map(str, places[lost[0]])) + '\nPass datadir= (the folder that holds it)')
     return found
 
-# %% ../nbs/api/16_stacks.ipynb #45d994fa
+# %% ../nbs/api/16_stacks.ipynb #c7211ce1
 def _check_box(headers):
     "The one, even, square size of all images."
     for h in headers:
@@ -135,12 +137,12 @@ def _check_index(headers, file, index):
     h = headers[file[bad[0]]]
     raise MetadataError(f'row {bad[0]} asks for image {index[bad[0]] + 1} of {h.path}, which holds {h.shape[0]} ({len(bad)} such rows)')
 
-# %% ../nbs/api/16_stacks.ipynb #67f7b471
+# %% ../nbs/api/16_stacks.ipynb #b0abad43
 def _read(h, index):
     "Images (ascending, 0-based) of one file, in its own type."
     if not h.packed: return np.memmap(h.path, h.dtype, 'r', h.offset, h.shape)[index]
     raw = []
-    with (gzip.open if h.packed == 'gz' else bz2.open)(h.path) as f:
+    with _open(h.path)[0] as f:
         for i in index:         # a compressed file can only be read forwards
             f.seek(h.offset + int(i)*h.image_bytes)
             raw.append(f.read(h.image_bytes))

@@ -5,21 +5,21 @@
 # %% auto #0
 __all__ = ['read_star', 'write_star', 'Star']
 
-# %% ../nbs/api/13_star.ipynb #8685ac99
+# %% ../nbs/api/13_star.ipynb #20d83d99
 import re, warnings
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 
-# %% ../nbs/api/13_star.ipynb #80ec8529
+# %% ../nbs/api/13_star.ipynb #b346c155
 import numpy as np, pandas as pd
-from fastcore.basics import patch
+from fastcore.basics import patch, patch_to
 from scipy.spatial.transform import Rotation
 
-# %% ../nbs/api/13_star.ipynb #d238314c
+# %% ../nbs/api/13_star.ipynb #fac4f8e5
 from .metadata import MetadataError, atomic, plain_table
 
-# %% ../nbs/api/13_star.ipynb #1335bd0f
+# %% ../nbs/api/13_star.ipynb #a547d516
 _BLOCK = re.compile(r'^[ \t]*data_(\S*)[^\n]*\n?', re.M)
 _LOOP = re.compile(r'(?:[ \t]*(?:#[^\n]*)?\n)*[ \t]*loop_[^\n]*\n((?:[ \t]*(?:[_#][^\n]*)?\n)*)')
 _ODD = re.compile(r'^[^\n"\'#]*["\'#][^\n]*$', re.M)      # lines with a quote or a comment
@@ -43,7 +43,7 @@ def _rows(text, names, where):
         raise MetadataError(f'{where} names {len(names)} columns, found {found}: is the file cut off?')
     return df.set_axis(names, axis=1)
 
-# %% ../nbs/api/13_star.ipynb #80788a5e
+# %% ../nbs/api/13_star.ipynb #567c636c
 def read_star(path):
     "Blocks of a star file: loops as DataFrames of text, single values as dicts of text."
     path, blocks = Path(path), {}
@@ -61,13 +61,13 @@ def read_star(path):
             r'^[ \t]*_(\S+)[ \t]+(?:"([^"\n]*)"|(\S+))', _plain(text[m.end():end]), re.M)}
     return blocks
 
-# %% ../nbs/api/13_star.ipynb #8cb1f701
+# %% ../nbs/api/13_star.ipynb #42997536
 def write_star(path, blocks):
     "Blocks as of `read_star`, atomically."
     import starfile
     with atomic(path) as tmp: tmp.write_text(starfile.to_string(blocks), encoding='utf-8')
 
-# %% ../nbs/api/13_star.ipynb #9fafa571
+# %% ../nbs/api/13_star.ipynb #38db86ef
 @dataclass(frozen=True, repr=False)
 class Star:
     "A star file: `blocks` of text, and which of them lists the particles."
@@ -91,7 +91,7 @@ class Star:
 
     def write(self, path): write_star(path, self.blocks)
 
-# %% ../nbs/api/13_star.ipynb #a63ee4c9
+# %% ../nbs/api/13_star.ipynb #cabdca88
 def _numbers(text, path):
     "A column of text as floats. Raises `MetadataError` for what is no finite number."
     x = pd.to_numeric(text, errors='coerce').to_numpy(float)
@@ -116,13 +116,13 @@ def number(self:Star, column):
     if self.optics is not None and column in self.optics: return _numbers(self.optics[column], self.path)[self.group()]
     return _numbers(self.particles[column], self.path)
 
-# %% ../nbs/api/13_star.ipynb #68d75e86
+# %% ../nbs/api/13_star.ipynb #dd90a17f
 _EULER = ['rlnAngleRot', 'rlnAngleTilt', 'rlnAnglePsi']
 _SIZES = ['rlnImagePixelSize', 'rlnDetectorPixelSize']
 _SHIFTS = ['rlnOriginXAngst', 'rlnOriginX']
 
-@patch(cls_method=True)
-def read(cls:Star,
+@patch_to(Star, cls_method=True)
+def read(cls,
     path,               # of a star file with rlnImageName in a block
     shifts=None,        # 'centred' where there are poses but no shifts, and the particles are centred
     apix=None,          # Å/px where the file does not say
@@ -136,7 +136,7 @@ def read(cls:Star,
     if apix and not any(c in star for c in _SIZES): said['rlnImagePixelSize'] = f'{apix:.9g}'
     return replace(star, blocks={**blocks, name: star.particles.assign(**said)})
 
-# %% ../nbs/api/13_star.ipynb #4fe6324f
+# %% ../nbs/api/13_star.ipynb #1c112e77
 _COLUMN = dict(dfu='rlnDefocusU', dfv='rlnDefocusV', dfang='rlnDefocusAngle', kV='rlnVoltage', cs='rlnSphericalAberration',
     w='rlnAmplitudeContrast', phase='rlnPhaseShift', bfactor='rlnCtfBfactor', scale='rlnCtfScalefactor', half='rlnRandomSubset')
 
@@ -170,7 +170,7 @@ def _series(p, path):
     if dose['name'].is_unique or dose.duplicated().any(): return None
     return pd.factorize(p['rlnGroupName'])[0].astype('int64')
 
-# %% ../nbs/api/13_star.ipynb #40e140f1
+# %% ../nbs/api/13_star.ipynb #8a52be5d
 @patch
 def table(self:Star):
     "What the file says, as our plain table."
@@ -185,7 +185,7 @@ def table(self:Star):
     t |= {'apix': apix, 'group': _series(p, self.path)}
     return plain_table({c: v for c, v in t.items() if v is not None})
 
-# %% ../nbs/api/13_star.ipynb #f04df9cf
+# %% ../nbs/api/13_star.ipynb #2b89d3c6
 _OPTICS = [*_SIZES[:1], 'rlnVoltage', 'rlnSphericalAberration', 'rlnAmplitudeContrast', 'rlnImageSize']
 _SECOND = ['rlnDetectorPixelSize', 'rlnOriginX', 'rlnOriginY']      # rewritten where they stand, never added
 
@@ -220,7 +220,7 @@ def _changed(new, old):
     if _EULER[0] in new: rows |= dict.fromkeys(_EULER, np.any([rows[a] for a in _EULER], 0))
     return rows
 
-# %% ../nbs/api/13_star.ipynb #5bf784df
+# %% ../nbs/api/13_star.ipynb #e51ad7cd
 def _rewrite(block, column, value, rows):
     "The block with `column` set to `value` in these `rows`."
     text = _text(value)
@@ -249,9 +249,9 @@ def update(self:Star,
         if rows.any() and (f in p or add and not shared): p = _rewrite(p, f, new[f], rows)
     return replace(self, blocks={n: {'optics': optics, self.name: p}.get(n, b) for n, b in self.blocks.items()})
 
-# %% ../nbs/api/13_star.ipynb #3c09c274
-@patch(cls_method=True)
-def new(cls:Star, t, box=None):
+# %% ../nbs/api/13_star.ipynb #409e99cd
+@patch_to(Star, cls_method=True)
+def new(cls, t, box=None):
     "A plain table as a RELION 3.1 file."
     v = pd.DataFrame({f: _text(x) for f, x in _words(t, box=box).items() if f not in _SECOND})
     if 'group' in t: v['rlnTomoParticleName'] = 'particle/' + _text(t['group'])
