@@ -285,12 +285,13 @@ def slices(self: Maps, label: Int[Tensor,'b'], coord: Float[Tensor,'b'], lattice
 
 @patch
 def volume(self: Maps, state, D: int, apix: float, coord=None) -> Volume:
-    "The density of one state in another box, as the slices show it."
-    k = torch.fft.fftfreq(D, apix)
-    decoder, inside = self.decoders[_index(self.states, state)], lambda k: k.norm(dim=-1) < .5/apix - 1e-6
-    planes = (torch.stack(torch.meshgrid(z, k, k[:D//2 + 1].abs(), indexing='ij')[::-1], -1).flatten(0, 2) for z in k.split(1))
-    f = torch.cat([decoder((q*inside(q)[:, None])[None])[0]*inside(q) for q in planes])
-    return Volume(ift(f.view(D, D, -1), 3), apix)
+    "The density of one state in any box: its transform, summed at the frequencies of that box."
+    v = self.volumes[_index(self.states, state)]
+    k, x = torch.fft.fftfreq(D, apix), (torch.arange(v.D) - v.D//2)*v.apix
+    inside = (k.abs() < .5/max(apix, v.apix) - 1e-9).float()
+    wave = torch.polar(inside[:, None].expand(D, v.D), -2*math.pi*k[:, None]*x)
+    f = torch.einsum('zyx,kz,ly,mx->klm', v.data.cfloat(), wave, wave, wave[:D//2 + 1])
+    return Volume(ift(f, 3), apix)
 
 @patch
 def maps(self: Assembly, D: int, apix: float) -> Maps:
