@@ -14,6 +14,7 @@ from drgnbook.io import *
 from drgnbook.forward import *
 from drgnbook.particles import *
 from drgnbook.assembly import *
+from drgnbook.simulate import *
 from drgnbook.decoder import *
 from drgnbook.latent import *
 from drgnbook.orient import *
