@@ -5,19 +5,19 @@
 # %% auto #0
 __all__ = ['load_cs', 'with_fields', 'join_cs', 'Cs']
 
-# %% ../nbs/api/14_cs.ipynb #9ccfc6dc
+# %% ../nbs/api/14_cs.ipynb #b4f32412
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-# %% ../nbs/api/14_cs.ipynb #21c05a9a
+# %% ../nbs/api/14_cs.ipynb #f0cc11ff
 import numpy as np, pandas as pd
 from fastcore.basics import patch, patch_to
 
-# %% ../nbs/api/14_cs.ipynb #a91ced9a
+# %% ../nbs/api/14_cs.ipynb #deb99720
 from .metadata import MetadataError, atomic, plain_table
 
-# %% ../nbs/api/14_cs.ipynb #d2aec0a7
+# %% ../nbs/api/14_cs.ipynb #d17373ca
 def load_cs(path):
     "The array of a `.cs` file. No pickle is opened."
     try: a = np.load(path, allow_pickle=False)
@@ -32,7 +32,7 @@ def with_fields(a, fields):
     for n in kinds: out[n] = fields[n] if n in fields else a[n]
     return out
 
-# %% ../nbs/api/14_cs.ipynb #003f213f
+# %% ../nbs/api/14_cs.ipynb #c9349733
 def join_cs(a, b):
     "`a` with those fields of `b` that it lacks, joined by uid; `a` itself where `b` does not list all of its particles."
     if 'uid' not in b.dtype.names or not len(b): return a
@@ -42,7 +42,7 @@ def join_cs(a, b):
     if not lacking or (b['uid'][at] != a['uid']).any(): return a
     return with_fields(a, {n: b[n][at] for n in lacking})
 
-# %% ../nbs/api/14_cs.ipynb #bfaba4a2
+# %% ../nbs/api/14_cs.ipynb #a947bd18
 _ALIGNED = r'(alignments3D|alignments3D_multi|alignments_class_\d+)/pose'
 
 @dataclass(frozen=True, repr=False)
@@ -76,7 +76,7 @@ class Cs:
         if shifts: said |= {k + 'shift': np.zeros((*a[k + 'pose'].shape[:-1], 2), 'f4') for k in aligned}
         return cls(with_fields(a, {f: v for f, v in said.items() if f not in a.dtype.names}), path)
 
-# %% ../nbs/api/14_cs.ipynb #ec4c41a0
+# %% ../nbs/api/14_cs.ipynb #b352b4f7
 _COLUMN = dict(apix='blob/psize_A', dfu='ctf/df1_A', dfv='ctf/df2_A', kV='ctf/accel_kv', cs='ctf/cs_mm', w='ctf/amp_contrast',
                bfactor='ctf/bfactor', scale='ctf/scale', sign='blob/sign')
 _RADIAN = dict(dfang='ctf/df_angle_rad', phase='ctf/phase_shift_rad')
@@ -110,7 +110,7 @@ def _strings(x):
     names = pd.Series([n.decode() if isinstance(n, bytes) else n for n in names], dtype=str).str.removeprefix('>')
     return names.take(codes).reset_index(drop=True)
 
-# %% ../nbs/api/14_cs.ipynb #97129dac
+# %% ../nbs/api/14_cs.ipynb #5b05addc
 @patch
 def table(self:Cs):
     "What the file says, as our plain table."
@@ -124,7 +124,7 @@ def table(self:Cs):
     if 'split' in a: t['half'] = a['split'].astype('int64') + 1
     return plain_table(t)
 
-# %% ../nbs/api/14_cs.ipynb #11800e77
+# %% ../nbs/api/14_cs.ipynb #94ca7da5
 def _words(t, psize):
     "Our table in cryoSPARC's words, shifts in px of `psize` (Å)."
     v = {f: t[c] for c, f in _COLUMN.items() if c in t} | {f: np.deg2rad(t[c]) for c, f in _RADIAN.items() if c in t}
@@ -168,7 +168,7 @@ def update(self:Cs,
     if box: fields['blob/shape'] = np.full((len(t), 2), box, 'u4')
     return replace(self, array=with_fields(self.array, fields))
 
-# %% ../nbs/api/14_cs.ipynb #0f775028
+# %% ../nbs/api/14_cs.ipynb #0ae70fba
 @patch_to(Cs, cls_method=True)
 def new(cls, t, box=None):
     "A plain table as a cryoSPARC table."
@@ -176,7 +176,8 @@ def new(cls, t, box=None):
     n = len(t)
     v = {'uid': pd.util.hash_pandas_object(t[['stack', 'index']], index=False).to_numpy(), 'blob/shape': np.full((n, 2), box, 'u4'), 'blob/sign': np.ones(n, 'f4')}
     if 'dfu' in t: v |= {'ctf/type': np.full(n, b'imported'), 'ctf/exp_group_id': np.ones(n, 'u4')} | {
-        f'ctf/{f}': np.full(n, x, 'f4') for f, x in dict(phase_shift_rad=0, scale=1, scale_const=0, bfactor=0).items()}
+        f'ctf/{f}': np.full(n, x, 'f4') for f, x in dict(phase_shift_rad=0, scale=1, scale_const=0, bfactor=0).items()} | {
+        f'ctf/{f}': np.zeros((n, k), 'f4') for f, k in dict(shift_A=2, tilt_A=2, trefoil_A=2, tetra_A=4, anisomag=4).items()}
     if 'rx' in t: v |= {'alignments3D/class': np.zeros(n, 'u4'), 'alignments3D/class_posterior': np.ones(n, 'f4')}
     v |= {f: _field(x, v.get(f)) for f, x in _words(t, t['apix']).items()}
     return cls(with_fields(np.empty(n, []), {f: v[f] for kind in ('uid', 'blob', 'ctf', 'alignments3D', 'location') for f in v if f.split('/')[0] == kind}))

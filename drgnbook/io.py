@@ -5,20 +5,20 @@
 # %% auto #0
 __all__ = ['read_metadata', 'write_metadata']
 
-# %% ../nbs/api/17_io.ipynb #51221110
+# %% ../nbs/api/17_io.ipynb #89347ddd
 from pathlib import Path
 
-# %% ../nbs/api/17_io.ipynb #95a7a13d
+# %% ../nbs/api/17_io.ipynb #aee3566d
 import numpy as np, pandas as pd
 
-# %% ../nbs/api/17_io.ipynb #17473d4f
+# %% ../nbs/api/17_io.ipynb #a8e299fc
 from .metadata import Metadata, MetadataError, plain_table
 from .star import Star
 from .cs import Cs
 from .cryodrgn import safe_load, read_cryodrgn_poses, read_cryodrgn_ctf, write_cryodrgn, read_indices, write_indices
 from .stacks import Stacks, mrc_header, warn_faults, write_stack
 
-# %% ../nbs/api/17_io.ipynb #acce0af9
+# %% ../nbs/api/17_io.ipynb #985ed5d0
 def _read_stacks(path, datadir, apix):
     "Every image of a stack, or of the stacks that a `.txt` lists (relative to `datadir`, else to the list)."
     paths = [path]
@@ -30,7 +30,7 @@ def _read_stacks(path, datadir, apix):
     if all(apixes): t['apix'] = np.repeat(apixes, n)
     return plain_table(t)
 
-# %% ../nbs/api/17_io.ipynb #42610aee
+# %% ../nbs/api/17_io.ipynb #1f814a05
 _SOURCE = {'.star': Star, '.cs': Cs}
 
 def read_metadata(
@@ -45,11 +45,12 @@ def read_metadata(
     if not path.is_file(): raise FileNotFoundError(f'no file {path} (seen from {Path.cwd()})')
     if path.suffix in _SOURCE:
         source = _SOURCE[path.suffix].read(path, shifts, apix)
+        if not len(source): raise MetadataError(f'{path} lists no particles')
         return Metadata(source.table(), source, path)
     if {'.mrc', '.mrcs', '.txt'} & set(path.suffixes[-2:]): return Metadata(_read_stacks(path, datadir, apix), None, path)
     raise MetadataError(f'{path} ends in none of .star .cs .mrc .mrcs .txt')
 
-# %% ../nbs/api/17_io.ipynb #1f120f2d
+# %% ../nbs/api/17_io.ipynb #803e8086
 def write_metadata(
     path,               # .star or .cs
     md: Metadata,
@@ -58,5 +59,6 @@ def write_metadata(
     "Write particles, atomically. Of the original only what changed is rewritten."
     path = Path(path)
     if path.suffix not in _SOURCE: raise MetadataError(f'{path} ends in neither .star nor .cs')
+    if not len(md): raise MetadataError(f'no particles to write to {path}: the selection is empty')
     kind = _SOURCE[path.suffix]
     (md.source.update(md.table, box) if isinstance(md.source, kind) else kind.new(md.table, box)).write(path)

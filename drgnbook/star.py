@@ -5,21 +5,21 @@
 # %% auto #0
 __all__ = ['read_star', 'write_star', 'Star']
 
-# %% ../nbs/api/13_star.ipynb #20d83d99
+# %% ../nbs/api/13_star.ipynb #ee30eb8e
 import re, warnings
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 
-# %% ../nbs/api/13_star.ipynb #b346c155
+# %% ../nbs/api/13_star.ipynb #99f96205
 import numpy as np, pandas as pd
 from fastcore.basics import patch, patch_to
 from scipy.spatial.transform import Rotation
 
-# %% ../nbs/api/13_star.ipynb #fac4f8e5
+# %% ../nbs/api/13_star.ipynb #2d57f290
 from .metadata import MetadataError, atomic, plain_table
 
-# %% ../nbs/api/13_star.ipynb #a547d516
+# %% ../nbs/api/13_star.ipynb #ab8dcdc2
 _BLOCK = re.compile(r'^[ \t]*data_(\S*)[^\n]*\n?', re.M)
 _LOOP = re.compile(r'(?:[ \t]*(?:#[^\n]*)?\n)*[ \t]*loop_[^\n]*\n((?:[ \t]*(?:[_#][^\n]*)?\n)*)')
 _ODD = re.compile(r'^[^\n"\'#]*["\'#][^\n]*$', re.M)      # lines with a quote or a comment
@@ -43,11 +43,12 @@ def _rows(text, names, where):
         raise MetadataError(f'{where} names {len(names)} columns, found {found}: is the file cut off?')
     return df.set_axis(names, axis=1)
 
-# %% ../nbs/api/13_star.ipynb #567c636c
+# %% ../nbs/api/13_star.ipynb #42b05336
 def read_star(path):
     "Blocks of a star file: loops as DataFrames of text, single values as dicts of text."
     path, blocks = Path(path), {}
-    text = path.read_text(encoding='utf-8-sig')
+    try: text = path.read_text(encoding='utf-8-sig')
+    except UnicodeDecodeError: raise MetadataError(f'{path} is not text: is it a star file?') from None
     marks = list(_BLOCK.finditer(text))
     if not marks: raise MetadataError(f'no data_ block in {path}: is it a star file?')
     for m, end in zip(marks, [*(m.start() for m in marks[1:]), len(text)]):
@@ -61,13 +62,13 @@ def read_star(path):
             r'^[ \t]*_(\S+)[ \t]+(?:"([^"\n]*)"|(\S+))', _plain(text[m.end():end]), re.M)}
     return blocks
 
-# %% ../nbs/api/13_star.ipynb #42997536
+# %% ../nbs/api/13_star.ipynb #10643100
 def write_star(path, blocks):
     "Blocks as of `read_star`, atomically."
     import starfile
     with atomic(path) as tmp: tmp.write_text(starfile.to_string(blocks), encoding='utf-8')
 
-# %% ../nbs/api/13_star.ipynb #38db86ef
+# %% ../nbs/api/13_star.ipynb #33e8fa2b
 @dataclass(frozen=True, repr=False)
 class Star:
     "A star file: `blocks` of text, and which of them lists the particles."
@@ -91,7 +92,7 @@ class Star:
 
     def write(self, path): write_star(path, self.blocks)
 
-# %% ../nbs/api/13_star.ipynb #cabdca88
+# %% ../nbs/api/13_star.ipynb #628b777f
 def _numbers(text, path):
     "A column of text as floats. Raises `MetadataError` for what is no finite number."
     x = pd.to_numeric(text, errors='coerce').to_numpy(float)
@@ -116,10 +117,16 @@ def number(self:Star, column):
     if self.optics is not None and column in self.optics: return _numbers(self.optics[column], self.path)[self.group()]
     return _numbers(self.particles[column], self.path)
 
-# %% ../nbs/api/13_star.ipynb #dd90a17f
+# %% ../nbs/api/13_star.ipynb #1380c496
 _EULER = ['rlnAngleRot', 'rlnAngleTilt', 'rlnAnglePsi']
 _SIZES = ['rlnImagePixelSize', 'rlnDetectorPixelSize']
 _SHIFTS = ['rlnOriginXAngst', 'rlnOriginX']
+
+def _check_2d(star):
+    "Subtomograms name one file a particle; taken for images they would give its first slice."
+    solid = 'rlnImageDimensionality' in star and (star.number('rlnImageDimensionality') != 2).any()
+    tilts = 'rlnTomoVisibleFrames' in star and not star.particles['rlnImageName'].str.contains('@').all()
+    if solid or tilts: raise MetadataError(f'{star.path} lists {"3-D subtomograms" if solid else "2-D tilt stacks, one a particle"}, not single images: export it with one row (000001@stack) an image')
 
 @patch_to(Star, cls_method=True)
 def read(cls,
@@ -129,14 +136,16 @@ def read(cls,
 ):
     "The particles of a star file."
     blocks = read_star(path)
-    name = next((n for n, b in blocks.items() if isinstance(b, pd.DataFrame) and 'rlnImageName' in b), None)
+    name = next((n for n, b in blocks.items() if 'rlnImageName' in b), None)
     if name is None: raise MetadataError(f'no rlnImageName in {path} (blocks: {", ".join(blocks)}): is it a list of particles?')
+    blocks |= {n: pd.DataFrame([b], dtype=str) for n, b in blocks.items() if n in ('optics', name) and isinstance(b, dict)}
     star, said = cls(blocks, name, path), {}
+    _check_2d(star)
     if shifts and not any(c in star for c in _SHIFTS): said |= {'rlnOriginXAngst': '0.000000', 'rlnOriginYAngst': '0.000000'}
     if apix and not any(c in star for c in _SIZES): said['rlnImagePixelSize'] = f'{apix:.9g}'
     return replace(star, blocks={**blocks, name: star.particles.assign(**said)})
 
-# %% ../nbs/api/13_star.ipynb #1c112e77
+# %% ../nbs/api/13_star.ipynb #cd5587f6
 _COLUMN = dict(dfu='rlnDefocusU', dfv='rlnDefocusV', dfang='rlnDefocusAngle', kV='rlnVoltage', cs='rlnSphericalAberration',
     w='rlnAmplitudeContrast', phase='rlnPhaseShift', bfactor='rlnCtfBfactor', scale='rlnCtfScalefactor', half='rlnRandomSubset')
 
@@ -170,7 +179,7 @@ def _series(p, path):
     if dose['name'].is_unique or dose.duplicated().any(): return None
     return pd.factorize(p['rlnGroupName'])[0].astype('int64')
 
-# %% ../nbs/api/13_star.ipynb #8a52be5d
+# %% ../nbs/api/13_star.ipynb #8da7ffac
 @patch
 def table(self:Star):
     "What the file says, as our plain table."
@@ -185,7 +194,7 @@ def table(self:Star):
     t |= {'apix': apix, 'group': _series(p, self.path)}
     return plain_table({c: v for c, v in t.items() if v is not None})
 
-# %% ../nbs/api/13_star.ipynb #2b89d3c6
+# %% ../nbs/api/13_star.ipynb #ff271ac8
 _OPTICS = [*_SIZES[:1], 'rlnVoltage', 'rlnSphericalAberration', 'rlnAmplitudeContrast', 'rlnImageSize']
 _SECOND = ['rlnDetectorPixelSize', 'rlnOriginX', 'rlnOriginY']      # rewritten where they stand, never added
 
@@ -220,7 +229,7 @@ def _changed(new, old):
     if _EULER[0] in new: rows |= dict.fromkeys(_EULER, np.any([rows[a] for a in _EULER], 0))
     return rows
 
-# %% ../nbs/api/13_star.ipynb #e51ad7cd
+# %% ../nbs/api/13_star.ipynb #3a15f9c5
 def _rewrite(block, column, value, rows):
     "The block with `column` set to `value` in these `rows`."
     text = _text(value)
@@ -249,7 +258,7 @@ def update(self:Star,
         if rows.any() and (f in p or add and not shared): p = _rewrite(p, f, new[f], rows)
     return replace(self, blocks={n: {'optics': optics, self.name: p}.get(n, b) for n, b in self.blocks.items()})
 
-# %% ../nbs/api/13_star.ipynb #409e99cd
+# %% ../nbs/api/13_star.ipynb #fc80bf90
 @patch_to(Star, cls_method=True)
 def new(cls, t, box=None):
     "A plain table as a RELION 3.1 file."
