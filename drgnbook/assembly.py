@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np, torch
 from torch import Tensor
 from jaxtyping import Float, Complex, Int
-from fastcore.basics import patch
+from fastcore.basics import patch, patch_to
 
 # %% ../nbs/api/22_assembly.ipynb #924412a6
 from .fourier import Lattice, ift
@@ -73,7 +73,7 @@ def _index(names, name, what='state'):
 def conformers(self: Assembly, label: Int[Tensor,'b'], coord: Float[Tensor,'b']) -> Blobs:
     "The molecule of each image."
     amp = self.amp*self.occupancy[label][:, self.block]
-    if len(self.xyz) == 1: return Blobs(self.xyz[0], amp, self.sigma)
+    if len(self.xyz) == 1: return Blobs(self.xyz.expand(len(label), -1, -1), amp, self.sigma)
     lo, hi = self.span
     at = ((coord - lo)/(hi - lo)).clamp(0, 1)*(len(self.xyz) - 1)
     i = at.long().clamp(max=len(self.xyz) - 2)
@@ -167,8 +167,8 @@ def _beads(xyz, Z, block, residue, cell):
     sums = torch.zeros(len(xyz), len(key), 3).index_add_(1, which, xyz*Z[:, None])
     return sums/amp[:, None], amp, key[:, 0]
 
-@patch(cls_method=True)
-def from_atoms(cls: Assembly, paths,      # mmCIF or PDB, one file or several (their first models)
+@patch_to(Assembly, cls_method=True)
+def from_atoms(cls, paths,                # mmCIF or PDB, one file or several (their first models)
                states=None,               # {state: [blocks] or {block: occupancy}}; one state with everything if None
                proportions=None,          # shares or counts, in the order of the states or by name; equal if None
                cell=None,                 # Å: beads of cubic cells of this size; None: a bead a residue
@@ -230,10 +230,10 @@ def superpose(xyz: Float[Tensor,'f m 3'], amp: Float[Tensor,'m']) -> Float[Tenso
     flip[:, 2] = torch.linalg.det(u @ vt).sign()                              # a rotation, never a mirror
     return x @ ((u*flip[:, None]) @ vt)
 
-@patch(cls_method=True)
-def from_frames(cls: Assembly, topology,      # mmCIF, PDB or PSF; the models of a file, or of several, are frames
-                trajectory=None,              # DCD
-                cell=None, sigma=4.,          # as in `from_atoms`
+@patch_to(Assembly, cls_method=True)
+def from_frames(cls, topology,          # mmCIF, PDB or PSF; the models of a file, or of several, are frames
+                trajectory=None,        # DCD
+                cell=None, sigma=4.,    # as in `from_atoms`
                ) -> Assembly:
     "A molecule that moves through the frames of a trajectory; the coordinate runs from 0 to 1."
     paths = [topology] if isinstance(topology, (str, Path)) else list(topology)
@@ -269,8 +269,8 @@ class Maps:
     @cached_property
     def decoders(self): return [Voxels(v) for v in self.volumes]
 
-@patch(cls_method=True)
-def of(cls: Maps, volumes,          # {state: Volume}, or a sequence of them
+@patch_to(Maps, cls_method=True)
+def of(cls, volumes,                # {state: Volume}, or a sequence of them
        proportions=None) -> Maps:   # as in `Assembly.from_atoms`
     "Maps as a source of particles."
     volumes = dict(volumes) if isinstance(volumes, dict) else {str(i): v for i, v in enumerate(volumes)}

@@ -6,7 +6,7 @@
 __all__ = ['JUNK', 'random_views', 'random_ctf', 'noise_images', 'Scene', 'clean_images', 'signal_variance', 'simulate',
            'read_truth']
 
-# %% ../nbs/api/23_simulate.ipynb #e1781dd8
+# %% ../nbs/api/23_simulate.ipynb #b4444f8b
 import hashlib, json, math, os, shutil, tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -15,7 +15,7 @@ import numpy as np, pandas as pd, torch
 from torch import Tensor
 from jaxtyping import Float, Complex, Int
 
-# %% ../nbs/api/23_simulate.ipynb #cc18c6d5
+# %% ../nbs/api/23_simulate.ipynb #6dc8def1
 from .fourier import Lattice, shift as move
 from .pose import Pose, euler_to_R, R_to_rotvec, random_rotations
 from .ctf import CTF, ctf_params
@@ -27,7 +27,7 @@ from .forward import Blobs
 from .particles import Particles, progress
 from .assembly import Assembly, Maps, large_subunit
 
-# %% ../nbs/api/23_simulate.ipynb #4300df5a
+# %% ../nbs/api/23_simulate.ipynb #5e0a1e5a
 def random_views(n, kind='uniform', kappa=6., gen=None) -> Float[Tensor,'n 3 3']:
     "Rotations with uniform views, or with 'preferred' ones: lobes of 50, 30 and 20 % and a uniform tenth (vMF by inversion, Wood 1994)."
     if kind not in ('uniform', 'preferred'): raise ValueError(f"views are 'uniform' or 'preferred', found {kind!r}")
@@ -39,7 +39,7 @@ def random_views(n, kind='uniform', kappa=6., gen=None) -> Float[Tensor,'n 3 3']
     near = torch.tensor(euler_to_R(torch.stack([360*u[1], tilt, 360*u[2]], -1).numpy())).float() @ lobe
     return torch.where((torch.rand(n, generator=gen) < .1)[:, None, None], R, near)
 
-# %% ../nbs/api/23_simulate.ipynb #9d031058
+# %% ../nbs/api/23_simulate.ipynb #f9f6e2e7
 _CTF = 'dfu dfv dfang kV cs w phase bfactor scale'.split()
 
 def random_ctf(n, rng) -> pd.DataFrame:
@@ -58,7 +58,7 @@ def _draw_ctf(ctf, n, rng):
     keep = [c for c in (*_CTF, 'micrograph') if c in ctf]
     return ctf[keep].iloc[rng.integers(0, len(ctf), n)].reset_index(drop=True)
 
-# %% ../nbs/api/23_simulate.ipynb #08f3f4db
+# %% ../nbs/api/23_simulate.ipynb #caa0538b
 def noise_images(n, D, kind='white', gen=None) -> Float[Tensor,'n D D']:
     "Noise of variance 1; the power of 'coloured' falls as `0.1 + 1/(1 + (k/0.1)²)`, k in cycles a pixel."
     if kind not in ('white', 'coloured'): raise ValueError(f"noise is 'white' or 'coloured', found {kind!r}")
@@ -69,7 +69,7 @@ def noise_images(n, D, kind='white', gen=None) -> Float[Tensor,'n D D']:
     gain = (power/power.mean()).sqrt()[:, :D//2 + 1]
     return torch.fft.irfft2(torch.fft.rfft2(white)*gain, s=(D, D))
 
-# %% ../nbs/api/23_simulate.ipynb #b9b704b1
+# %% ../nbs/api/23_simulate.ipynb #871e1c9b
 JUNK = 'ice', 'debris', 'overlap'
 
 def _debris(b, radius, lattice, gen):
@@ -89,7 +89,7 @@ def _spoil(f, kind, radius, lattice, gen):      # f: "b n"; kind: "b", 0 a good 
     lump = lump*(f.norm(dim=-1).mean()/lump.norm(dim=-1, keepdim=True)*(.5 + torch.rand(b, 1, generator=gen)))
     return torch.where(kind == 0, f, torch.where(kind == 3, two, lump*(kind == 2)))
 
-# %% ../nbs/api/23_simulate.ipynb #53ee13a7
+# %% ../nbs/api/23_simulate.ipynb #577c6a53
 @dataclass(frozen=True)
 class Scene:
     "What is in each image."
@@ -109,7 +109,7 @@ def clean_images(source,             # `Assembly` or `Maps`
     if scene.kind.any(): f = _spoil(f, scene.kind, source.radius, lattice, gen)
     return lattice.put(move(f*scene.ctf(lattice.freqs), lattice.freqs, -scene.pose.t))
 
-# %% ../nbs/api/23_simulate.ipynb #aac83f57
+# %% ../nbs/api/23_simulate.ipynb #55de2a67
 def signal_variance(source, scene: Scene, lattice: Lattice, within=None) -> float:      # within: radius of a disc, Å; None: the box
     "Variance of clean pixels over up to 500 particles (no junk), as in CryoBench (Jeon et al. 2024, `cryosim/add_noise.py`)."
     few = min(500, max(50, 2**24//lattice.D**2))
@@ -119,21 +119,21 @@ def signal_variance(source, scene: Scene, lattice: Lattice, within=None) -> floa
     pixels = [clean_images(source, scene[s], lattice)[:, disc] for s in _chunks(source, lattice, len(scene))]
     return float(torch.cat(pixels).var(correction=0))
 
-def _chunks(source, lattice, n, budget=2**28):
+def _chunks(source, lattice, n, budget=2**27):
     "Slices of `0 ... n` that keep the working memory (bytes) bounded."
     beads = len(source.amp) if isinstance(source, Assembly) else 0
     step = max(1, int(budget/(30*lattice.D*beads + 500*len(lattice))))
     return [slice(a, min(a + step, n)) for a in range(0, n, step)]
 
-# %% ../nbs/api/23_simulate.ipynb #2783534e
+# %% ../nbs/api/23_simulate.ipynb #39b5401b
 def _draw(source, n, junk, views, shift, ctf, rng, gen):
     "The scene of a set, its particle table, and the truth."
     kind = np.where(rng.random(n) < junk, rng.choice([1, 2, 3], n, p=[.4, .4, .2]), 0)
     share = source.proportions.double().numpy()
     label, coord = rng.choice(len(share), n, p=share/share.sum()), rng.uniform(*source.span, n).astype('f4')
     pose = Pose(random_views(n, views, gen=gen), torch.tensor(rng.normal(0, shift, (n, 2))).float())
-    table = _draw_ctf(ctf, n, rng).assign(**dict(zip(('rx', 'ry', 'rz'), R_to_rotvec(pose.R).T)), tx=pose.t[:, 0], ty=pose.t[:, 1], half=1 + np.arange(n) % 2)
-    scene = Scene(pose, ctf_params(**{c: table[c].to_numpy('f4') for c in _CTF if c in table}), *map(torch.from_numpy, (label, coord, kind)))
+    table = _draw_ctf(ctf, n, rng).assign(**dict(zip(('rx', 'ry', 'rz', 'tx', 'ty'), [*R_to_rotvec(pose.R).T, *pose.t.numpy().T])), half=1 + np.arange(n) % 2)
+    scene = Scene(pose, ctf_params(**{c: torch.tensor(table[c].to_numpy('f4')) for c in _CTF if c in table}), *map(torch.from_numpy, (label, coord, kind)))
     truth = pd.DataFrame(dict(state=np.where(kind, np.array(('', *JUNK))[kind], np.array(source.states)[label]), label=np.where(kind, -1, label),
                               coord=np.where((kind == 0) & source.moving.numpy()[label], coord, np.nan), junk=kind > 0))
     return scene, table, truth
@@ -146,7 +146,7 @@ def _stream(source, scene, lattice, gain, sigma, noise, sign, gen):
         if sigma: img = img + sigma*noise_images(len(img), lattice.D, noise, gen)
         yield (sign*img).numpy()
 
-# %% ../nbs/api/23_simulate.ipynb #6277c44f
+# %% ../nbs/api/23_simulate.ipynb #b360bf98
 def _digest(x):
     "A short name for the contents of tensors, tables and what holds them."
     if isinstance(x, Tensor): return hashlib.sha1(x.contiguous().numpy().tobytes()).hexdigest()[:12]
@@ -170,7 +170,7 @@ def _new_set(out, overwrite):
         shutil.rmtree(out/'truth', ignore_errors=True)
         for name in ('truth', 'truth.csv', 'particles.mrcs', 'particles.star', 'simulation.json'): os.replace(Path(tmp)/name, out/name)
 
-# %% ../nbs/api/23_simulate.ipynb #9e0ed37f
+# %% ../nbs/api/23_simulate.ipynb #da1e1384
 def _write_set(folder, source, scene, table, truth, lattice, images):
     "Stack, star file and truth; `images` is `(gain, iterator of batches)`."
     gain, batches = images
