@@ -119,7 +119,7 @@ def signal_variance(source, scene: Scene, lattice: Lattice, within=None) -> floa
     pixels = [clean_images(source, scene[s], lattice)[:, disc] for s in _chunks(source, lattice, len(scene))]
     return float(torch.cat(pixels).var(correction=0))
 
-def _chunks(source, lattice, n, budget=2**27):
+def _chunks(source, lattice, n, budget=2**28):
     "Slices of `0 ... n` that keep the working memory (bytes) bounded."
     beads = len(source.amp) if isinstance(source, Assembly) else 0
     step = max(1, int(budget/(30*lattice.D*beads + 500*len(lattice))))
