@@ -15,10 +15,14 @@ from drgnbook.forward import *
 from drgnbook.particles import *
 from drgnbook.assembly import *
 from drgnbook.simulate import *
+from drgnbook.data import *
 from drgnbook.decoder import *
 from drgnbook.latent import *
 from drgnbook.orient import *
+from drgnbook.reconstruct import *
+from drgnbook.subspace import *
 from drgnbook.train import *
+from drgnbook.landscape import *
 
 # The names alone, without the modules: a module named io would hide Python's own
 from types import ModuleType as _Module

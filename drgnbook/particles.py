@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np, torch
 from torch import Tensor
 from jaxtyping import Float, Complex
-from fastcore.basics import patch
+from fastcore.basics import patch, patch_to
 
 # %% ../nbs/api/21_particles.ipynb #c43bb8b3
 from .fourier import Lattice, fourier_crop, shell_mean
@@ -78,8 +78,8 @@ def _join_cryodrgn(md, D, poses, ctf):
 def _same_count(found, images, what, path):
     if found != images: raise MetadataError(f'{what} describes {found} particles, {path} holds {images} images: they must be of one set, before any selection (pass ind= to select)')
 
-@patch(cls_method=True)
-def read(cls: Particles, path,            # .star, .cs, .mrcs, .mrc or .txt
+@patch_to(Particles, cls_method=True)
+def read(cls, path,            # .star, .cs, .mrcs, .mrc or .txt
          datadir=None,                    # where the stacks are, if not where the file says
          contrast='white',                # 'dark' if particles are darker than the ice
          shifts=None,                     # 'centred' if the file has rotations but no shifts, and none are needed
@@ -125,7 +125,7 @@ def pose(self: Particles) -> Pose:
     "The poses in the table."
     _need(self, ['rx', 'ry', 'rz', 'tx', 'ty'], 'poses', 'give the file of a refinement, or search for poses')
     R, t = self.md.poses()
-    return Pose(torch.from_numpy(R).float(), torch.from_numpy(t).float())
+    return Pose(torch.tensor(R, dtype=torch.float32), torch.tensor(t, dtype=torch.float32))
 
 @patch(as_prop=True)
 def ctf(self: Particles) -> CTF:

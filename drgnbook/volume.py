@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np, torch
 from torch import Tensor
 from jaxtyping import Float
-from fastcore.basics import patch
+from fastcore.basics import patch, patch_to
 
 # %% ../nbs/api/11_volume.ipynb #5ee89967
 from .fourier import ft, ift, fourier_crop, shell_sum
@@ -46,8 +46,8 @@ def grid(D, device='cpu') -> Float[Tensor,'D D D 3']:
     return torch.stack(torch.meshgrid(ax, ax, ax, indexing='ij')[::-1], -1)
 
 # %% ../nbs/api/11_volume.ipynb #4f0cef80
-@patch(cls_method=True)
-def load(cls: Volume, path,       # .mrc or .map, also .gz or .bz2
+@patch_to(Volume, cls_method=True)
+def load(cls, path,       # .mrc or .map, also .gz or .bz2
          apix=None,               # voxel size, Å; from the header if None
         ) -> Volume:
     "Read an MRC map."
