@@ -3,6 +3,7 @@
 ## make lab        JupyterLab on the tutorials
 ## make export     notebooks -> drgnbook/*.py, README.md
 ## make notebooks  run and clean in place           (NB=nbs/api/00_fourier.ipynb for one; else all)
+## make bench      the figures of BENCHMARKS.md    (needs ../shared/data for the 10076-like set)
 ## make clean      remove what was made, but .venv
 
 PY   ?= python3
@@ -15,7 +16,7 @@ BIN   := $(VENV)/bin
 READY := $(VENV)/.ready
 NB    ?= $(wildcard nbs/api/*.ipynb nbs/tutorials/*.ipynb)
 
-.PHONY: help demo test lab export notebooks clean
+.PHONY: help demo test lab export notebooks bench clean
 help:
 	@sed -n 's/^## //p' Makefile
 
@@ -45,6 +46,10 @@ export: $(READY)
 notebooks: $(READY)
 	for nb in $(NB); do \
 	  $(BIN)/jupyter nbconvert --to notebook --execute --inplace $$nb && $(BIN)/nbdev_clean --fname $$nb || exit 1; done
+
+bench: $(READY)
+	$(BIN)/python benchmarks/imports.py
+	$(BIN)/python benchmarks/empiar10076.py
 
 clean:
 	rm -rf demo build dist _docs _proc *.egg-info .pytest_cache

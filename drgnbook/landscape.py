@@ -108,16 +108,16 @@ def _ax(ax, size=(4, 3.4)):
     import matplotlib.pyplot as plt
     return plt.subplots(figsize=size, dpi=80, layout='tight')[1]
 
-def show_embedding(xy, color=None,       # (N, 2); labels (whole numbers), any column, or None for the density
+def show_embedding(xy, color=None,       # (N, 2); labels (whole numbers or words), any column, or None for the density
                    centres=None,         # particles to mark, numbered
                    ax=None, title=None, name='UMAP'):
     "Plot an embedding; returns the axes."
     ax, xy = _ax(ax), np.asarray(xy)
     if color is None: ax.hexbin(*xy.T, gridsize=60, cmap='viridis', mincnt=1, linewidths=.1)
-    elif np.asarray(color).dtype.kind in 'biu':
-        for l in np.unique(color):
+    elif np.asarray(color).dtype.kind in 'biuUO':
+        for j, l in enumerate(np.unique(color)):
             m = np.asarray(color) == l
-            ax.scatter(*xy[m].T, s=max(.5, min(8, 2e4/len(xy))), color=PALETTE[int(l) % 8], label=f'{l} ({m.sum():,})', linewidths=0, rasterized=True)
+            ax.scatter(*xy[m].T, s=max(.5, min(8, 2e4/len(xy))), color=PALETTE[j % 8], label=f'{l} ({m.sum():,})', linewidths=0, rasterized=True)
         if len(np.unique(color)) <= 10: ax.legend(markerscale=3, fontsize=7, frameon=False)
     else: ax.figure.colorbar(ax.scatter(*xy.T, s=max(.5, min(8, 2e4/len(xy))), c=color, cmap='viridis', linewidths=0, rasterized=True))
     for j, i in enumerate([] if centres is None else centres): ax.annotate(str(j), xy[i], ha='center', va='center', fontsize=7, bbox=dict(boxstyle='circle,pad=.15', fc='white', lw=.5))

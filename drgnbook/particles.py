@@ -142,7 +142,7 @@ def gallery(self: Particles, i=None, ncols=8, d=64):
     img = self.images(i)
     img = fourier_crop(img, d) if self.D > d else img
     nrows = -(-len(img)//ncols)
-    fig = Figure(figsize=(ncols, nrows), dpi=72)
+    fig = Figure(figsize=(ncols, nrows), dpi=56)
     for ax, x in zip(fig.subplots(nrows, ncols, squeeze=False).flat, img): ax.imshow(x, cmap='gray', vmin=x.mean() - 3*x.std(), vmax=x.mean() + 3*x.std())
     for ax in fig.axes: ax.axis('off')
     fig.subplots_adjust(0, 0, 1, 1, .02, .02)

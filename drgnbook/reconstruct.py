@@ -85,7 +85,7 @@ class Reconstruction:
 
 def halves_of(ps: Particles) -> Float[Tensor,'N']:
     "Which half each particle is in, 0 or 1: the file's own half-sets, or every other one."
-    if 'half' in ps.table: return torch.from_numpy((ps.table['half'] == ps.table['half'].max()).to_numpy()).long()
+    if 'half' in ps.table: return torch.tensor((ps.table['half'] == ps.table['half'].max()).to_numpy(), dtype=torch.long)
     return torch.arange(len(ps)) % 2
 
 def reconstruct(ps: Particles,
