@@ -9,7 +9,7 @@ __all__ = ['Accumulator', 'wiener', 'snr_of', 'Reconstruction', 'halves_of', 're
 from dataclasses import dataclass
 import torch
 from torch import Tensor
-from jaxtyping import Float, Complex
+from jaxtyping import Float, Complex, Int
 
 # %% ../nbs/api/33_reconstruct.ipynb #d4f272e4
 from .fourier import Lattice, ift, shell_mean, shift
@@ -83,7 +83,7 @@ class Reconstruction:
     def __repr__(self): return f'Reconstruction({self.volume!r}, {self.resolution:.3g} Å at FSC = 0.143)'
     def _repr_png_(self): return self.volume._repr_png_()
 
-def halves_of(ps: Particles) -> Float[Tensor,'N']:
+def halves_of(ps: Particles) -> Int[Tensor,'N']:
     "Which half each particle is in, 0 or 1: the file's own half-sets, or every other one."
     if 'half' in ps.table: return torch.tensor((ps.table['half'] == ps.table['half'].max()).to_numpy(), dtype=torch.long)
     return torch.arange(len(ps)) % 2

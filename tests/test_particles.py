@@ -1,0 +1,79 @@
+"Downsampling that is killed, cryoDRGN's pickles, and caches that notice a change."
+import os, signal, subprocess, sys
+
+import numpy as np, pytest, torch
+from drgnbook.cryodrgn import write_cryodrgn, write_indices
+from drgnbook.fourier import fourier_crop
+from drgnbook.metadata import MetadataError
+from drgnbook.particles import Particles
+from drgnbook.simulate import simulate
+
+
+@pytest.fixture
+def ps(tmp_path): return simulate(n=60, D=32, snr=1., junk=0., out=tmp_path/'set')
+
+KILLED = '''
+import os, signal, sys
+from drgnbook import particles
+chunks, crop, done = particles._chunks, particles.fourier_crop, []
+particles._chunks = lambda n, D, budget=0: chunks(n, D, 10*4*D*D)            # ten images at a time
+def stop(x, d):
+    done.append(1)
+    if len(done) == 4: os.kill(os.getpid(), signal.SIGKILL)
+    return crop(x, d)
+particles.fourier_crop = stop
+particles.Particles.read(sys.argv[1]).downsample(16)
+'''
+
+
+def test_downsample_goes_on_after_a_kill(ps, monkeypatch):
+    out = ps.md.path.with_name('particles_16px.mrcs')
+    died = subprocess.run([sys.executable, '-c', KILLED, str(ps.md.path)], capture_output=True)
+    assert died.returncode == -signal.SIGKILL and not out.exists() and out.with_name(out.name + '.part').exists()
+    from drgnbook import particles
+    seen = []
+    monkeypatch.setattr(particles, 'fourier_crop', lambda x, d: seen.append(len(x)) or fourier_crop(x, d))
+    small = ps.downsample(16)
+    assert sum(seen) == 30 and out.exists() and not out.with_name(out.name + '.part').exists()       # three chunks of ten were done
+    assert torch.allclose(small.images(), fourier_crop(ps.images(), 16), atol=1e-5)
+
+
+def test_selection_downsampled(ps):
+    "A part of the set is another stack."
+    some = ps[[5, 3, 50]]
+    small = some.downsample(16, out=ps.md.path.with_name('some.mrcs'))
+    assert torch.allclose(small.images(), fourier_crop(some.images(), 16), atol=1e-5)
+    back = Particles.read(small.write(ps.md.path.with_name('some.star')))
+    assert back.D == 16 and abs(back.apix - 2*ps.apix) < 1e-3 and torch.allclose(back.pose.t, some.pose.t, atol=1e-3)
+
+
+def test_cryodrgn_pickles(ps, tmp_path):
+    files = tmp_path/'poses.pkl', tmp_path/'ctf.pkl'
+    write_cryodrgn(files, ps.md, 32)
+    write_indices(tmp_path/'ind.npy', np.array([7, 2, 9]))
+    same = Particles.read(tmp_path/'set/particles.mrcs', poses=files[0], ctf=files[1], ind=tmp_path/'ind.npy')
+    assert torch.allclose(same.pose.R, ps.pose.R[[7, 2, 9]], atol=1e-5) and torch.allclose(same.pose.t, ps.pose.t[[7, 2, 9]], atol=1e-3)
+    freqs = torch.rand(20, 2)*.05
+    assert torch.allclose(same.ctf(freqs), ps.ctf(freqs)[[7, 2, 9]], atol=1e-3)
+    write_cryodrgn(files, ps[:50].md, 32)
+    with pytest.raises(MetadataError, match='50 particles.*60 images'): Particles.read(tmp_path/'set/particles.mrcs', ctf=files[1])
+
+
+def test_missing_and_nan(ps, tmp_path):
+    with pytest.raises(MetadataError, match='no poses'): Particles.read(tmp_path/'set/particles.mrcs').pose
+    star = (tmp_path/'set/particles.star')
+    text = star.read_text().splitlines()
+    row = next(i for i, line in enumerate(text) if '@' in line)
+    words = text[row].split()
+    words[next(i for i, w in enumerate(words) if w.count('.') == 1 and float(w) > 5000)] = 'nan'
+    star.write_text('\n'.join([*text[:row], ' '.join(words), *text[row + 1:]]) + '\n')
+    with pytest.raises(MetadataError, match='missing|NaN|nan'): Particles.read(star)
+
+
+def test_cache_is_shared_and_shielded(ps, tmp_path, monkeypatch):
+    a, b = ps[:10].cache(), ps[5:20].cache()
+    assert a.path == b.path and int(b.done.sum()) == 20
+    monkeypatch.setenv('DRGNBOOK_CACHE', str(tmp_path/'elsewhere'))
+    assert ps[:3].cache().path.parent == tmp_path/'elsewhere'
+    monkeypatch.setattr('shutil.disk_usage', lambda p: type('U', (), dict(free=10))())
+    with pytest.raises(OSError, match='DRGNBOOK_CACHE'): ps.cache()

@@ -1,0 +1,73 @@
+"The loss of cryoDRGN, precision, and what a run leaves on disk: what train's notebook would not show a reader."
+import json, os
+
+import numpy as np, pytest, torch
+from drgnbook.forward import misfit
+from drgnbook.fourier import Lattice, ft
+from drgnbook.simulate import simulate
+from drgnbook.train import Run, RunError, fit
+
+QUICK = dict(zdim=2, z='encoder', width=32, encoder_width=32, epochs=2, sample=.3, batch_size=64)
+
+
+@pytest.fixture(scope='module')
+def ps(tmp_path_factory): return simulate(n=200, D=32, snr=1., junk=0., out=tmp_path_factory.mktemp('train')/'set')
+
+
+def test_unweighted_loss_is_hartley_mse():
+    "Without noise weights the data term is the mean square over the full disc of Hartley coefficients, cryoDRGN's loss."
+    lat, (a, b) = Lattice(32), torch.randn(2, 5, 32, 32, generator=torch.Generator().manual_seed(0))
+    def hartley(x):
+        f = torch.fft.fftn(torch.fft.ifftshift(x, dim=(-2, -1)), dim=(-2, -1))
+        k = torch.fft.fftfreq(32, 1/32)
+        r2 = k[:, None]**2 + k**2
+        return (f.real - f.imag)[:, (r2 > 0) & (r2 <= 15**2)]
+    full = (hartley(a) - hartley(b)).square().mean(-1)
+    assert torch.allclose(misfit(lat.take(a), lat.take(b)), full, rtol=1e-5)
+
+
+@pytest.mark.parametrize('precision', ['bfloat16', 'float16'])
+def test_precision(ps, tmp_path, precision):
+    "Half precision in the layers learns what single precision learns."
+    data = [fit(ps, precision=p, out=tmp_path/p, **QUICK).history.data.iloc[-1] for p in ('float32', precision)]
+    assert np.isfinite(data).all() and abs(data[1]/data[0] - 1) < .02
+
+
+def test_run_folder(ps, tmp_path):
+    run = fit(ps, out=tmp_path/'run', keep_every=1, **QUICK)
+    assert {p.name for p in run.checkpoints} == {'0001', '0002'} and not list((tmp_path/'run').rglob('*.tmp*'))
+    assert {p.name for p in run.checkpoints[-1].iterdir()} == {'model.safetensors', 'optimiser.safetensors', 'z.npy', 'state.json'}
+    again = Run.load(tmp_path/'run')
+    assert np.array_equal(again.z, run.z) and torch.equal(again.volume(run.z[0]).data, run.volume(run.z[0]).data)
+    assert len(again.particles) == 200 and torch.equal(again.pose.R, ps.pose.R)
+
+
+def test_longer(ps, tmp_path):
+    "A finished run goes on to a new total."
+    run = fit(ps, out=tmp_path/'run', **QUICK).resume(epochs=3)
+    assert run.history.epoch.tolist() == [1, 2, 3] and Run.load(tmp_path/'run').options['epochs'] == 3
+
+
+def test_stop_between_steps(ps, tmp_path, monkeypatch):
+    "Ctrl-C ends the run at the next step with a checkpoint; going on gives the bits of a run that was not stopped."
+    import signal
+    from drgnbook.train import Trainer
+    step = Trainer.step
+    def stopping(self, i, n):
+        if self.state['epoch'] == 1 and n == 1: os.kill(os.getpid(), signal.SIGINT)
+        return step(self, i, n)
+    whole = fit(ps, out=tmp_path/'whole', **QUICK)
+    monkeypatch.setattr(Trainer, 'step', stopping)
+    stopped = fit(ps, out=tmp_path/'stopped', **QUICK)
+    assert [p.name for p in stopped.checkpoints] == ['0001', '0001-000002']
+    monkeypatch.setattr(Trainer, 'step', step)
+    stopped.resume()
+    assert all(torch.equal(a, b) for a, b in zip(whole.model.state_dict().values(), stopped.model.state_dict().values()))
+    assert stopped.history[['loss', 'data', 'kl']].equals(whole.history[['loss', 'data', 'kl']])
+
+
+def test_broken_folders(ps, tmp_path):
+    (tmp_path/'config.json').write_text('{"version"')
+    with pytest.raises(RunError, match='cannot be read'): Run.load(tmp_path)
+    (tmp_path/'config.json').write_text(json.dumps(dict(version=99)))
+    with pytest.raises(RunError, match='version 99'): Run.load(tmp_path)
