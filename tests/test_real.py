@@ -11,6 +11,8 @@ from drgnbook.train import fit
 from drgnbook.volume import Volume, sphere_mask
 
 
+pytestmark = pytest.mark.filterwarnings('ignore:.*machine stamp')      # cryoDRGN's files have none
+
 def correlation(a, b):
     "Of real arrays or lists of coefficients, a row an image; the mean of each is taken off, or is not in it"
     a, b = ((x - x.mean(-1, keepdim=True) if not x.is_complex() else x) for x in (a, b))
