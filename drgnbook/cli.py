@@ -23,7 +23,7 @@ def _fit():
                 apix: float = None,        # Å, if the file does not say
                 poses: str = None, ctf: str = None, ind: str = None,      # cryoDRGN's pose, CTF and index files
                 downsample: int = 0,       # box to train in, px; 0: as it is
-                z: str = 'encoder',        # 'encoder' (VAE), 'table' (auto-decoder) or an .npy file (N, zdim)
+                z: str = 'subspace',       # 'subspace' (closed form), 'encoder' (VAE), 'table' (auto-decoder) or an .npy file (N, zdim)
                 **kwargs):
         "Train a model of the particles; Ctrl-C stops it, `drgnbook resume` goes on."
         ps = Particles.read(particles, datadir=datadir, contrast=contrast, apix=apix, poses=poses, ctf=ctf, ind=ind)

@@ -51,5 +51,5 @@ class CTF:
 
 def ctf_params(dfu, dfv=None, dfang=0., kV=300., cs=2.7, w=.1, phase=0., bfactor=0., scale=1.) -> CTF:
     "A `CTF` from numbers or arrays, spread to one length; `dfv = dfu` if not given."
-    as1 = lambda x: torch.from_numpy(np.array(x, dtype=np.float32).reshape(-1))
+    as1 = lambda x: torch.from_numpy(np.asarray(x, dtype=np.float32).reshape(-1).copy())
     return CTF(*(x.clone() for x in torch.broadcast_tensors(*map(as1, (dfu, dfu if dfv is None else dfv, dfang, kV, cs, w, phase, bfactor, scale)))))

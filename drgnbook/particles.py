@@ -92,6 +92,8 @@ def read(cls, path,            # .star, .cs, .mrcs, .mrc or .txt
     md, root = read_metadata(path, datadir, shifts, apix), str(root or Path(path).absolute().parent)
     if not len(md): raise MetadataError(f'{path} holds no particles')
     if apix: md = replace(md, table=md.table.assign(apix=float(apix)))
+    if contrast == 'dark' and 'sign' in md.table and (md.table['sign'] < 0).any():
+        raise ValueError(f"{path} says itself that its particles are dark (blob/sign), and they are turned on reading: leave contrast='dark' out")
     stacks = Stacks(md.table, root, datadir)
     md = _check_finite(_join_cryodrgn(md, stacks.D, poses, ctf))
     ps = cls(md, stacks, np.arange(len(md)), -1. if contrast == 'dark' else 1., (root, datadir and str(datadir)))
@@ -231,7 +233,7 @@ def _shrink(ps, D, out, mark, spec):
     start = done.pop('done', 0) if part.exists() else 0
     if done != spec: start = 0
     opened = mrcfile.mmap(part, 'r+', permissive=True) if start else mrcfile.new_mmap(part, (len(ps), D, D), 2, overwrite=True)
-    todo = [s for s in _chunks(len(ps), ps.D) if s.stop > start]
+    todo = [slice(start + s.start, start + s.stop) for s in _chunks(len(ps) - start, ps.D)]
     with opened as m:
         m.set_image_stack(); m.voxel_size = ps.apix*ps.D/D
         read = lambda s: (s, torch.from_numpy(ps.stacks.images(ps.rows[s])))

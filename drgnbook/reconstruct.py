@@ -7,7 +7,7 @@ __all__ = ['Accumulator', 'wiener', 'snr_of', 'Reconstruction', 'halves_of', 're
 
 # %% ../nbs/api/33_reconstruct.ipynb #bdc91cdb
 from dataclasses import dataclass
-import torch
+import numpy as np, torch
 from torch import Tensor
 from jaxtyping import Float, Complex, Int
 
@@ -84,8 +84,9 @@ class Reconstruction:
     def _repr_png_(self): return self.volume._repr_png_()
 
 def halves_of(ps: Particles) -> Int[Tensor,'N']:
-    "Which half each particle is in, 0 or 1: the file's own half-sets, or every other one."
+    "Which half each image is in, 0 or 1: the file's own half-sets, or every other particle (all tilts of one on one side)."
     if 'half' in ps.table: return torch.tensor((ps.table['half'] == ps.table['half'].max()).to_numpy(), dtype=torch.long)
+    if 'group' in ps.table: return torch.tensor(np.unique(ps.table['group'], return_inverse=True)[1] % 2)
     return torch.arange(len(ps)) % 2
 
 def reconstruct(ps: Particles,

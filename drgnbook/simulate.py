@@ -159,7 +159,7 @@ def _made(out): return json.loads((out/'simulation.json').read_text()) if (out/'
 @contextmanager
 def _new_set(out, overwrite):
     "A temporary folder whose files replace those of an older simulation in `out` when all are written."
-    if not out.parent.is_dir(): raise FileNotFoundError(f'no folder {out.parent}: make it first')
+    out.parent.mkdir(parents=True, exist_ok=True)
     found = sorted(p.name for p in out.iterdir()) if out.exists() else []
     if found and not (overwrite and _made(out)):
         raise FileExistsError(f'{out} holds {"another simulation" if _made(out) else ", ".join(found[:4])}: choose another folder' + (', or pass overwrite=True' if _made(out) else ''))

@@ -200,7 +200,9 @@ def model(self: Run) -> Model:
     return model.to(self.device).eval().requires_grad_(False)
 
 @patch(as_prop=True)
-def decoder(self: Run): return self.model.decoder
+def decoder(self: Run):
+    "The decoder of the last checkpoint: `(k, z) → coefficients`."
+    return self.model.decoder
 
 @patch(as_prop=True)
 def z(self: Run) -> np.ndarray:
@@ -302,6 +304,7 @@ def tally(self: Trainer, terms, step):
 
 @patch
 def save(self: Trainer):
+    "Write a checkpoint, and let go of old ones."
     save_checkpoint(self.run.folder, self.model, self.optimiser, self.scaler, self.state, self.z)
     _prune(self.run, self.o['keep_every'])
 

@@ -132,7 +132,8 @@ def test_tilts_backprojection(tilts, maps, c, other):
     assert (a > b).all() and a[:5].min() > .9                                     # nearer in every shell, 420 Å to 52 Å
     assert near(wrong_shift(ps.pose), maps[c], 60.) < .7 and near(wrong_turn(ps.pose), maps[c], 60.) < .9
 
-MODELS = {'table': (dict(z='table', lr=3e-3, epochs=12), .9), 'encoder': (dict(z='encoder', lr=1e-3, epochs=20, encoder_res=60.), .75)}
+MODELS = {'table': (dict(z='table', lr=3e-3, epochs=12), .9, .4), 'encoder': (dict(z='encoder', lr=1e-3, epochs=20, encoder_res=60.), .75, .4),
+          'subspace': (dict(z='subspace', lr=1e-3, epochs=8), .7, .3)}
 
 def apart(z, truth):
     "Share in the right one of two groups, and the groups, numbered as the classes are"
@@ -145,7 +146,7 @@ def test_tilts_embedding(shared, tilts, maps, tmp_path, kind):
     """Two groups of the embedding are the two classes, and what the decoder sees between them is what is between the maps.
     One image is mostly noise (with both true maps in hand, 83 % could be told apart), so the z of a particle's 8 or 10 tilts are averaged."""
     ps, truth = tilts('both'), safe_load(shared/'sim10076_DE/labels_D-0_E-1.pkl')
-    options, level = MODELS[kind]
+    options, level, likeness = MODELS[kind]
     run = fit(ps, zdim=8, beta=.5, batch_size=8, sample=.5, width=128, encoder_width=128, seed=0, device='cpu', out=tmp_path/'run', **options)
     group = ps.table['group'].to_numpy()
     zs = np.stack([run.z[group == g].mean(0) for g in range(len(truth))])
@@ -157,4 +158,4 @@ def test_tilts_embedding(shared, tilts, maps, tmp_path, kind):
     same, other_hand = (float(correlation(seen.data.flatten(), x.data.flatten())) for x in (true, true.flip()))
     print(f'{kind}: {accuracy:.1%} of particles ({apart(run.z, truth[group])[0]:.1%} of images), shuffled {chance:.1%}; difference map {same:.2f}, of the other hand {other_hand:.2f}')
     assert accuracy > level and chance < .65
-    assert same > .4 and other_hand < same - .2
+    assert same > likeness and other_hand < same - .2
