@@ -14,7 +14,9 @@ from uuid import uuid4
 
 # %% ../nbs/api/12_metadata.ipynb #87e2c851
 import numpy as np, pandas as pd
-from scipy.spatial.transform import Rotation
+
+# %% ../nbs/api/12_metadata.ipynb #f2755af2
+from .pose import R_to_rotvec, rotvec_to_R
 
 # %% ../nbs/api/12_metadata.ipynb #2245d80a
 class MetadataError(ValueError):
@@ -50,7 +52,7 @@ class Metadata:
     def poses(self):
         "R (N,3,3) and t (N,2) in Å. Raises `MetadataError` where there are none."
         if 'rx' not in self.table: raise MetadataError(f'no poses in {self.path}: refine first, or search for them')
-        R = Rotation.from_rotvec(self.table[['rx', 'ry', 'rz']].to_numpy(), degrees=True).as_matrix()
+        R = rotvec_to_R(self.table[['rx', 'ry', 'rz']].to_numpy())
         return R, self.table[['tx', 'ty']].to_numpy(float)
 
     def with_poses(self,
@@ -58,7 +60,7 @@ class Metadata:
         t,                      # (N,2) Å, the move that brings the particle to the centre
     ):
         "The same particles, posed anew."
-        r = Rotation.from_matrix(np.asarray(R, float)).as_rotvec(degrees=True)
+        r = R_to_rotvec(R)
         new = dict(zip(('rx', 'ry', 'rz', 'tx', 'ty'), [*r.T, *np.asarray(t, float).T]))
         return replace(self, table=plain_table({**self.table, **new}))
 

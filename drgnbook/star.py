@@ -14,9 +14,9 @@ from pathlib import Path
 # %% ../nbs/api/13_star.ipynb #99f96205
 import numpy as np, pandas as pd
 from fastcore.basics import patch, patch_to
-from scipy.spatial.transform import Rotation
 
 # %% ../nbs/api/13_star.ipynb #2d57f290
+from .pose import R_to_euler, R_to_rotvec, euler_to_R, rotvec_to_R
 from .metadata import MetadataError, atomic, plain_table
 
 # %% ../nbs/api/13_star.ipynb #ab8dcdc2
@@ -186,8 +186,8 @@ def table(self:Star):
     p, apix = self.particles, _apix(self)
     t = dict(zip(('stack', 'index'), _image(self))) | {c: self.number(f) for c, f in _COLUMN.items() if f in self}
     if all(a in self for a in _EULER):
-        R = Rotation.from_euler('ZYZ', np.stack([self.number(a) for a in _EULER], 1), degrees=True).inv()
-        t |= dict(zip(('rx', 'ry', 'rz', 'tx', 'ty'), [*R.as_rotvec(degrees=True).T, *_shift(self, apix)]))
+        r = R_to_rotvec(euler_to_R(np.stack([self.number(a) for a in _EULER], 1)))
+        t |= dict(zip(('rx', 'ry', 'rz', 'tx', 'ty'), [*r.T, *_shift(self, apix)]))
     if 'bfactor' in t: t['bfactor'] = np.abs(t['bfactor'])      # Warp and M write what damps as negative
     if 'half' in t: t['half'] = t['half'].astype('int64')
     if 'rlnMicrographName' in p: t['micrograph'] = p['rlnMicrographName']
@@ -202,11 +202,7 @@ def _text(x):
     "Numbers to text: 9 digits carry a float32 exactly."
     return x.map('{:.9g}'.format).astype(str) if x.dtype.kind == 'f' else x.astype(str)
 
-def _euler(t):
-    "Rot, tilt, psi in degrees."
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')         # at the pole psi and rot are one angle: any split will do
-        return Rotation.from_rotvec(t[['rx', 'ry', 'rz']].to_numpy(), degrees=True).inv().as_euler('ZYZ', degrees=True)
+def _euler(t): return R_to_euler(rotvec_to_R(t[['rx', 'ry', 'rz']].to_numpy()))      # degrees
 
 def _words(t, mag=1e4, box=None):
     "Our table in RELION's words."
