@@ -19,9 +19,9 @@ def _fit():
     @delegates(fit, but=['ps', 'z'])
     def command(particles: str,            # .star, .cs, .mrcs or .txt
                 contrast: str = 'white',   # 'dark' if particles are darker than the ice
-                datadir: str = None,       # where the stacks are, if not where the file says
-                apix: float = None,        # Å, if the file does not say
-                poses: str = None, ctf: str = None, ind: str = None,      # cryoDRGN's pose, CTF and index files
+                datadir: str|None = None,       # where the stacks are, if not where the file says
+                apix: float|None = None,        # Å, if the file does not say
+                poses: str|None = None, ctf: str|None = None, ind: str|None = None,      # cryoDRGN's pose, CTF and index files
                 downsample: int = 0,       # box to train in, px; 0: as it is
                 z: str = 'subspace',       # 'subspace' (closed form), 'encoder' (VAE), 'table' (auto-decoder) or an .npy file (N, zdim)
                 **kwargs):
@@ -34,8 +34,8 @@ def _fit():
 def _resume():
     from drgnbook.train import Run
     def command(run: str,             # folder of the run
-                epochs: int = None,   # a new total, to train longer
-                device: str = None):  # 'cuda', 'mps', 'cpu'; the best there is if not given
+                epochs: int|None = None,   # a new total, to train longer
+                device: str|None = None):  # 'cuda', 'mps', 'cpu'; the best there is if not given
         "Train on from the last checkpoint."
         print(Run.load(run, device).resume(epochs))
     return command
@@ -63,12 +63,12 @@ def _volumes():
     from drgnbook.landscape import kmeans, pc_path
     from drgnbook.train import Run
     def command(run: str,             # folder of the run
-                z: str = None,        # .npy or .txt file of points (q, zdim)
+                z: str|None = None,        # .npy or .txt file of points (q, zdim)
                 kmeans_k: int = 0,    # or: the hearts of so many k-means groups
                 pc: int = 0,          # or: a walk along this principal component, 1 is the first
-                D: int = None,        # box, px; the training's if not given
+                D: int|None = None,        # box, px; the training's if not given
                 flip: bool = False,   # the other hand
-                out: str = None):     # folder; RUN/volumes if not given
+                out: str|None = None):     # folder; RUN/volumes if not given
         "Decode densities at points of the latent space."
         r = Run.load(run)
         points = _read_z(z) if z else r.z[kmeans(r.z, kmeans_k)[1]] if kmeans_k else r.z[pc_path(r.z, pc - 1)] if pc else None
@@ -88,7 +88,7 @@ def _select():
                 kmeans_k: int = 0,       # keep some of so many k-means groups ...
                 keep: str = '',          # ... these: 0,3,4
                 max_zscore: float = 0.,  # keep particles with a z-score of |z| up to this
-                ind: str = None,         # keep the numbers in this file
+                ind: str|None = None,         # keep the numbers in this file
                 invert: bool = False):   # keep the others
         "Write a part of a run's particles, every original column kept."
         r = Run.load(run)

@@ -41,7 +41,7 @@ def misfit(pred: Complex[Tensor,'b n'], seen: Complex[Tensor,'b n'],
 @dataclass(frozen=True)
 class Blobs:
     "A molecule of Gaussians; a decoder with an analytic transform."
-    xyz: Float[Tensor,'*b m 3']      # centres, Å, (x, y, z)
+    xyz: Float[Tensor,'*a m 3']      # centres, Å, (x, y, z)
     amp: Float[Tensor,'*b m']        # weights
     sigma: float = 3.                # width, Å
 

@@ -176,20 +176,20 @@ def subspace(data: Data, pose: Pose, zdim=8,
         new = maps.confine(sums.solve(_prior(maps, sums, F, prior)))
         F = _start(maps, new, gen) if F is None else new
         maps.store(F)
-        usual = a[some].median()
+        usual = a[some].median().clamp(min=1e-6)
         votes[some] = vote(a[some], usual)
     for i in progress(torch.arange(N, device=dev).split(size), 'placing every particle'): *_, z[i], _, a[i] = _expect(data, pose, maps, i, usual)
     return _turn(maps, F, z, a, vote(a, usual), data.lattice)
 
 def _turn(maps, F, z, a, votes, lattice):
     "Principal axes: `z` in units of density, by decreasing variance."
-    v = maps.cubes(F)
+    v, z, a, votes = (x.cpu() for x in (maps.cubes(F), z, a, votes))
     o, d = maps.P//4, maps.P//2
     v = v[:, o:o+d, o:o+d, o:o+d]*(d/lattice.D)**3*lattice.D
     B = v[1:].flatten(1).double()
     middle = (z*votes[:, None]).sum(0)/votes.sum()
     c = (z - middle).double()
-    root = torch.linalg.cholesky(B @ B.T + 1e-9*torch.eye(maps.q, device=B.device)*B.square().sum())       # |Σ zV|² = |zᵀ root|²
+    root = torch.linalg.cholesky(B @ B.T + 1e-9*torch.eye(maps.q)*B.square().sum())       # |Σ zV|² = |zᵀ root|²
     y = c @ root
     var, axes = torch.linalg.eigh((y*votes[:, None].double()).T @ y/votes.sum())
     var, axes = var.flip(0), axes.flip(1)

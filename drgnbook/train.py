@@ -34,7 +34,7 @@ from .orient import GivenPose, PoseTable
 def sampling(lattice: Lattice, fraction: float) -> Float[Tensor,'n']:
     "The probability of each coefficient to be in a step: `min(1, c/|k|)`, summing to a whole number, `fraction · n`."
     n = len(lattice)
-    m, falling = max(1, round(fraction*n)), 1/lattice.radius.double()
+    m, falling = max(1, round(fraction*n)), 1/lattice.radius.cpu().double()      # MPS knows no float64
     lo, hi = 0., float(lattice.radius.max())
     for _ in range(60):
         c = (lo + hi)/2
@@ -270,7 +270,7 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(data.sign.device.type, enabled=self.o['precision'] == 'float16')
         self.state = dict(epoch=0, step=0, sums=[0., 0., 0.], seconds=0.)
         self.z = torch.zeros(len(data), self.o['zdim'], device=data.sign.device)
-        self.p = sampling(data.lattice, self.o['sample']).cpu()
+        self.p = sampling(data.lattice, self.o['sample'])
         self.steps = -(-len(data)//self.o['batch_size'])
         self.beta = (self.o['beta'] if self.o['beta'] is not None else 1/max(self.o['zdim'], 1))/(2*len(data.lattice))
 
@@ -293,7 +293,7 @@ class Trainer:
 @patch
 def tally(self: Trainer, terms, step):
     "Add up the terms of the last steps (the only place where the host waits for the device); a NaN ends the run."
-    got = torch.stack(terms).double().cpu()
+    got = torch.stack(terms).cpu().double()
     bad = (~got.isfinite()).nonzero()
     if len(bad):
         at, which = step - len(terms) + 1 + int(bad[0, 0]), ('data term', 'KL')[int(bad[0, 1])]
@@ -428,7 +428,7 @@ def fit(ps: Particles,
         batch_size: int = 8,                # images a step
         lr: float = 1e-3,                   # Adam's rate: warm-up, then a cosine
         weight_decay: float = 0.,           # of the networks
-        beta: float = None,                 # weight of the KL; 1/zdim if None
+        beta: float|None = None,                 # weight of the KL; 1/zdim if None
         beta_warmup: float = 0.,            # epochs over which it grows from 0
         width: int = 256, depth: int = 3,   # of the decoder
         encoding: str = 'gaussian',         # 'gaussian', 'geometric' or 'none'
