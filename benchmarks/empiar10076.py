@@ -1,6 +1,6 @@
 """The assembling 50S subunit of EMPIAR-10076, as far as its atoms and four major states are known.
 
-    python benchmarks/empiar10076.py [--data ../shared/data] [--n 20000] [--out FOLDER]
+    python benchmarks/empiar10076.py [--data ../shared/data] [--n 20000] [--z subspace]
 
 simulates particles of the states B, C, D and E in their published proportions (real CTF rows, SNR 0.63 inside 105 Å at
 64 px, no junk), fits them with the defaults, and prints what was found against the truth.
@@ -44,18 +44,18 @@ def score(run, ps, truth, true):
 def main(data: str = '../shared/data',      # the shared folder
          n: int = 20_000,                   # particles
          epochs: int = 3,                   # passes over them
-         seed: int = 0,
-         out: str = None):                  # keep the run here
+         z: str = 'subspace',               # source of z: 'subspace', 'encoder', 'table'
+         seed: int = 0):                    # of simulation and fit
     "Simulate, fit, compare with the truth."
     with tempfile.TemporaryDirectory() as tmp:
-        folder, data = Path(out or tmp), Path(data)
+        folder, data = Path(tmp), Path(data)
         molecule, ctf = assembly_10076(data/'empiar10076').maps(64, 6.55), read_cryodrgn_ctf(data/'ctf/empiar10028_ctf.pkl')
         start = time.time()
         ps = simulate(molecule, n=n, D=64, apix=6.55, snr=.63, within=105., ctf=ctf, junk=0., seed=seed, out=folder/'particles')
         simulated = time.time()
-        run = fit(ps, epochs=epochs, seed=seed, out=folder/'run')
+        run = fit(ps, z=z, epochs=epochs, seed=seed, out=folder/'run')
         fitted = time.time()
         true = {s: Volume.load(folder/f'particles/truth/{s}.mrc') for s in COUNTS}
         rows = {'seconds to simulate': simulated - start, 'seconds to fit': fitted - simulated, **score(run, ps, read_truth(folder/'particles'), true)}
-    print(f'\n{n:,} particles of 64 px, SNR 0.63, seed {seed}, {epochs} epochs')
+    print(f'\n{n:,} particles of 64 px, SNR 0.63, seed {seed}, z from the {z}, {epochs} epochs')
     for what, x in rows.items(): print(f'| {what} | {x:.3f} |')

@@ -87,12 +87,15 @@ def _select():
                 out: str,                # .star or .cs for particles, .npy or .txt for their numbers
                 kmeans_k: int = 0,       # keep some of so many k-means groups ...
                 keep: str = '',          # ... these: 0,3,4
+                min_agreement: float = 0.,      # keep particles that agree with the mean map at least so much; 0.5 leaves out junk
                 max_zscore: float = 0.,  # keep particles with a z-score of |z| up to this
                 ind: str|None = None,         # keep the numbers in this file
                 invert: bool = False):   # keep the others
         "Write a part of a run's particles, every original column kept."
         r = Run.load(run)
+        if bool(keep) != bool(kmeans_k): raise ValueError('--kmeans_k (how many groups) and --keep (which of them) go together')
         mask = np.ones(len(r.z), bool)
+        if min_agreement: mask &= r.agreement >= min_agreement
         if kmeans_k: mask &= np.isin(kmeans(r.z, kmeans_k)[0], [int(x) for x in keep.split(',') if x])
         if max_zscore: mask &= zscore(r.z) <= max_zscore
         if ind: mask &= np.isin(np.arange(len(mask)), read_indices(ind))
@@ -127,7 +130,7 @@ def main(argv=None):      # words of the command line; sys.argv if None
     command = COMMANDS[argv[0]]()
     words = vars(_typed(anno_parser(command, f'drgnbook {argv[0]}')).parse_args(argv[1:]))
     try: command(**{k: v for k, v in words.items() if k not in ('pdb', 'xtra')})
-    except (ValueError, KeyError, OSError, RuntimeError) as e:
+    except (ValueError, KeyError, IndexError, OSError, RuntimeError) as e:
         print(f'drgnbook {argv[0]}: {e}', file=sys.stderr)
         return 1
     return 0

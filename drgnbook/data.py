@@ -7,7 +7,7 @@ __all__ = ['Data', 'load_data', 'spectra']
 
 # %% ../nbs/api/24_data.ipynb #76873b06
 from dataclasses import dataclass
-import torch
+import numpy as np, torch
 from torch import Tensor
 from jaxtyping import Float, Complex, Int
 
@@ -36,7 +36,7 @@ def _reader(cache, rows, device):
     "Rows of the cache by number: held on the card when they take less than half of its free memory, read from disk otherwise."
     size = len(rows)*cache.data[0].nbytes
     if torch.device(device).type == 'cuda' and size < torch.cuda.mem_get_info(device)[0]/2:
-        held = torch.from_numpy(cache.data[rows]).to(device)
+        held = torch.cat([torch.from_numpy(cache.data[r]).to(device) for r in np.array_split(rows, -(-size//2**28))])      # 256 MB of the host's memory at a time
         return lambda i: torch.view_as_complex(held[i].float())
     return lambda i: cache[rows[i.cpu().numpy()]].to(device, non_blocking=True)
 

@@ -20,7 +20,7 @@ from .volume import Volume, grid
 # %% ../nbs/api/30_decoder.ipynb #d81a5c4c
 def encoding_points(kind: str,          # 'gaussian', 'geometric' or 'none'
                     D: int,             # box, px
-                    sigma=.5,           # spread of the Gaussian points, in units of D/4π px
+                    sigma=1.,           # spread of the Gaussian points, in units of D/4π px
                     gen=None,
                    ) -> Float[Tensor,'f 3']:      # radians for one cycle a pixel
     "The matrix of an encoding: features are `sin, cos(k @ f.T)`, `k` in cycles a pixel."
@@ -46,7 +46,7 @@ def half_space(k: Float[Tensor,'*b 3']) -> Float[Tensor,'*b']:
 
 class FourierMLP(nn.Module):
     "The neural field: `(k \"b n 3\" in 1/Å, z \"b zdim\") → Complex \"b n\"`, in units of the noise."
-    def __init__(self, D: int, apix: float, zdim=0, width=256, depth=3, encoding='gaussian', sigma=.5, gen=None):
+    def __init__(self, D: int, apix: float, zdim=0, width=256, depth=3, encoding="gaussian", sigma=1., gen=None):
         super().__init__()
         self.D, self.apix, self.zdim = D, apix, zdim
         self.register_buffer('points', encoding_points(encoding, D, sigma, gen))
@@ -73,7 +73,7 @@ class FourierMLP(nn.Module):
         "The radial envelope at `k`, cycles a pixel, between rings."
         ring = k.norm(dim=-1)*self.D
         low = ring.floor().clamp(0, self.D//2 - 2)
-        return torch.lerp(self.envelope[low.long()], self.envelope[low.long() + 1], (ring - low).clamp(0, 1))
+        return torch.lerp(self.envelope[low.long()], self.envelope[low.long() + 1], (ring - low).clamp(0, 1))*(ring < self.D/2)      # beyond, nothing was learnt
 
     def forward(self, k: Float[Tensor,'c n 3'], z: Float[Tensor,'b zdim']|None = None) -> Complex[Tensor,'b n']:
         sign = half_space(k)
@@ -101,6 +101,7 @@ def to_volume(decoder,                                   # (k, z) → coefficien
     dev = z.device if z is not None else next((p.device for p in decoder.parameters()), 'cpu') if isinstance(decoder, nn.Module) else 'cpu'
     k, place = half_ball(D, dev)
     cube = torch.zeros(1 if z is None else len(z), D*D*(D//2 + 1), dtype=torch.cfloat, device=dev)
+    chunk = max(1, chunk//len(cube))
     for s in range(0, len(k), chunk): cube[:, place[s:s+chunk]] = decoder(k[None, s:s+chunk]/(D*apix), z)
     data = ift(cube.unflatten(-1, (D, D, -1)), 3)*scale
     border = grid(D, dev).norm(dim=-1) > .47*D
@@ -110,4 +111,5 @@ def to_volume(decoder,                                   # (k, z) → coefficien
 def volumes(self: FourierMLP, z=None, D=None) -> list[Volume]:      # D: a smaller or larger box of the same side in Å
     "The densities at the rows of `z`; projections of them are in units of a pixel's noise."
     D = D or self.D
+    if D % 2: raise ValueError(f'the box of a volume must be even, found {D} px')
     return to_volume(self, z, D, self.apix*self.D/D, scale=self.D*(D/self.D)**3)

@@ -55,7 +55,7 @@ def umap(z,                      # (N, zdim)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')                  # of one core: that is what a seed costs
         from umap import UMAP
-        make = UMAP(n_neighbors=min(neighbours, len(z) - 1), init=flat/flat.std() if previous is None else np.asarray(previous), n_epochs=None if previous is None else 50, random_state=seed)
+        make = UMAP(n_neighbors=min(neighbours, len(z) - 1), init=flat/max(flat.std(), 1e-9) if previous is None else np.asarray(previous), n_epochs=None if previous is None else 50, random_state=seed)
         found = make.fit_transform(z)
     return (found if previous is None else _onto(found, np.asarray(previous))).astype(np.float32)
 
@@ -175,8 +175,8 @@ class Landscape:
         return fig
 
 def analyse(run: Run, k=20,      # k-means groups
-            pcs=2, D=None,       # components to walk along; box of the densities, px
-            out=None,            # folder; RUN/analysis if None
+            pcs=2, D: int|None = None,      # components to walk along; box of the densities, px
+                out: str|None = None,      # folder; RUN/analysis if None
             seed=0) -> Landscape:
     "PCA, UMAP, k-means and densities of a run, kept in a folder."
     z, out = run.z, Path(out or run.folder/'analysis')

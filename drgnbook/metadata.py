@@ -6,7 +6,7 @@
 __all__ = ['COLUMNS', 'MetadataError', 'plain_table', 'Metadata', 'atomic']
 
 # %% ../nbs/api/12_metadata.ipynb #4543fb72
-import os
+import os, shutil
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -74,4 +74,4 @@ def atomic(path):
     try:
         yield tmp
         os.replace(tmp, path)
-    finally: tmp.unlink(missing_ok=True)
+    finally: shutil.rmtree(tmp) if tmp.is_dir() else tmp.unlink(missing_ok=True)

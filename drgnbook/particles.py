@@ -10,6 +10,7 @@ import hashlib, json, os
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from warnings import warn
 import numpy as np, torch
 from torch import Tensor
 from jaxtyping import Float, Complex
@@ -89,14 +90,14 @@ def read(cls, path,            # .star, .cs, .mrcs, .mrc or .txt
         ) -> Particles:
     "Read a particle set; the stacks' headers are checked, the pictures stay on disk."
     if contrast not in ('white', 'dark'): raise ValueError(f"contrast is 'white' or 'dark', found {contrast!r}")
-    md, root = read_metadata(path, datadir, shifts, apix), str(root or Path(path).absolute().parent)
+    md, root = read_metadata(path, datadir, shifts, apix), str(Path(root or Path(path).parent).absolute())
     if not len(md): raise MetadataError(f'{path} holds no particles')
     if apix: md = replace(md, table=md.table.assign(apix=float(apix)))
     if contrast == 'dark' and 'sign' in md.table and (md.table['sign'] < 0).any():
         raise ValueError(f"{path} says itself that its particles are dark (blob/sign), and they are turned on reading: leave contrast='dark' out")
     stacks = Stacks(md.table, root, datadir)
     md = _check_finite(_join_cryodrgn(md, stacks.D, poses, ctf))
-    ps = cls(md, stacks, np.arange(len(md)), -1. if contrast == 'dark' else 1., (root, datadir and str(datadir)))
+    ps = cls(md, stacks, np.arange(len(md)), -1. if contrast == 'dark' else 1., (root, datadir and str(Path(datadir).absolute())))
     return ps if ind is None else ps[read_indices(ind)]
 
 def _check_finite(md):
@@ -169,7 +170,8 @@ def _repr_html_(self: Particles):
 @patch
 def write(self: Particles, path):
     "Write the set: `.star` (RELION) or `.cs` (cryoSPARC); returns the path."
-    write_metadata(path, self.md, self.D)
+    new = Path(path).suffix == '.cs' and Path(self.md.path).suffix != '.cs'            # only a .cs can say which contrast it has
+    write_metadata(path, replace(self.md, table=self.table.assign(sign=self.signs.numpy())) if new else self.md, self.D)
     return Path(path)
 
 @patch
@@ -217,14 +219,21 @@ def downsample(self: Particles, D: int,      # new box, px, even
     "The same particles in a smaller box, written to a new stack; done before, it is only opened."
     if D == self.D: return self
     if D % 2 or D > self.D: raise ValueError(f'the new box must be even and at most {self.D} px, found {D}')
-    src = Path(self.md.path)
-    out = Path(out or src.with_name(f'{src.stem}_{D}px.mrcs')).absolute()
-    if not os.access(out.parent, os.W_OK): raise PermissionError(f'cannot write to {out.parent}: pass out=, a place for the smaller stack')
-    spec = dict(_origin(self.stacks, self.rows), D=D)
+    spec, src = dict(_origin(self.stacks, self.rows), D=D), Path(self.md.path)
+    part = '' if np.array_equal(self.rows, np.arange(len(self.stacks))) else '_' + spec['slices'][:8]
+    out = Path(out or src.with_name(f'{src.stem}_{D}px{part}.mrcs')).absolute()
     mark = out.with_name(out.name + '.json')
-    if not (out.exists() and _read_json(mark) == dict(spec, done=len(self))): _shrink(self, D, out, mark, spec)
+    if not _finished(out, mark, dict(spec, done=len(self))): _shrink(self, D, out, mark, spec)
     table = self.table.assign(stack=str(out), index=np.arange(len(self)), apix=self.table['apix']*self.D/D)
-    return replace(self, md=replace(self.md, table=table), stacks=Stacks(table), rows=np.arange(len(self)))
+    return replace(self, md=replace(self.md, table=table), stacks=Stacks(table), rows=np.arange(len(self)), where=(str(out.parent), None))
+
+def _finished(out, mark, spec):
+    "Is this stack there, whole? One of other pictures is never written over."
+    if not out.exists():
+        if not os.access(out.parent, os.W_OK): raise PermissionError(f'cannot write to {out.parent}: pass out=, a place for the smaller stack')
+        return False
+    if _read_json(mark) == spec: return True
+    raise FileExistsError(f'{out} is there already and holds other pictures: move it away, or pass out=')
 
 def _shrink(ps, D, out, mark, spec):
     "Fill the new stack chunk by chunk under a temporary name, noting after each how far it is."
@@ -256,7 +265,8 @@ def normalise(img: Float[Tensor,'b D D']) -> Float[Tensor,'b D D']:
     ax = torch.arange(D) - D//2
     bg = img[:, (ax[:, None]**2 + ax**2) > (D/2)**2]
     std, whole = bg.std(-1), img.flatten(1).std(-1)
-    std = torch.where(std > 1e-3*whole, std, whole).clamp(min=1e-12)
+    std = torch.where(std > 1e-3*whole, std, whole)
+    std = torch.where(std > 1e-6*img.flatten(1).abs().amax(-1), std, torch.inf)            # a blank image becomes zeros
     return (img - bg.mean(-1)[:, None, None])/std[:, None, None]
 
 def coefficients(img: Float[Tensor,'b D D'], lattice: Lattice, win=None) -> Complex[Tensor,'b n']:
@@ -273,25 +283,23 @@ def cache_folder(path):
     return folder
 
 class Cache:
-    "Half-disc coefficients of a stack in one memory-mapped file, `(N, n, 2)` float16; `cache[rows]` gives complex lists."
+    "Half-disc coefficients of a stack in one memory-mapped file: `(N, n, 2)` float16, then a byte a row; `cache[rows]` gives complex lists."
     def __init__(self, stacks: Stacks, folder):
         self.stacks, self.lattice = stacks, Lattice(stacks.D)
-        spec = dict(_origin(stacks, np.arange(len(stacks))), D=stacks.D, r=self.lattice.r, window=[.85, .99], normalise='background', version=1)
+        spec = dict(_origin(stacks, np.arange(len(stacks))), D=stacks.D, r=self.lattice.r, window=[.85, .99], normalise='background', version=2)
         self.path = Path(folder)/(hashlib.sha1(json.dumps(spec).encode()).hexdigest()[:16] + '.f16')
-        shape = (len(stacks), len(self.lattice), 2)
-        self.data = _memmap(self.path, np.float16, shape)
-        self.done = _memmap(self.path.with_suffix('.done'), np.uint8, shape[:1])
+        N, n = len(stacks), len(self.lattice)
+        self.file = whole = _memmap(self.path, N*(4*n + 1))
+        self.data, self.done = whole[:4*N*n].view(np.float16).reshape(N, n, 2), whole[4*N*n:]
         _write_json(self.path.with_suffix('.json'), spec)
 
     def __getitem__(self, rows) -> Complex[Tensor,'b n']:
         return torch.view_as_complex(torch.from_numpy(self.data[rows]).float())
 
-def _memmap(path, dtype, shape):
-    "A file of that size, made of nothing (a hole on disk) if it is not there."
-    size = int(np.prod(shape))*np.dtype(dtype).itemsize
-    if not path.exists() or path.stat().st_size != size:
-        with atomic(path) as tmp, open(tmp, 'wb') as f: f.truncate(size)
-    return np.memmap(path, dtype, 'r+', shape=shape)
+def _memmap(path, size):
+    "A file of that many bytes, a hole on disk where nothing was written; two makers make the same file."
+    with open(path, 'ab') as f: f.truncate(size)
+    return np.memmap(path, np.uint8, 'r+', shape=(size,))
 
 @patch
 def fill(self: Cache, rows):
@@ -302,8 +310,8 @@ def fill(self: Cache, rows):
     win, chunks = window(self.lattice.D), _chunks(len(todo), self.lattice.D, 2**26)
     read = lambda s: (todo[s], torch.from_numpy(self.stacks.images(todo[s])))
     for r, img in progress(_ahead(read, chunks), 'transforming particles', total=len(chunks)):
-        self.data[r] = torch.view_as_real(coefficients(img, self.lattice, win)).numpy()
-        self.data.flush()
+        self.data[r] = torch.view_as_real(coefficients(img, self.lattice, win)).clamp(-6e4, 6e4).numpy()
+        self.file.flush()
         self.done[r] = 1            # only now: a row that says done is done
     return self
 
@@ -331,4 +339,6 @@ def noise_power(self: Particles, n=1000) -> Float[Tensor,'s']:
     total = sum(shell_mean(lattice.take(normalise(self.images(i[s]))*outside).abs().square(), lattice.shell, self.D//2).sum(0) for s in _chunks(len(i), self.D))
     power = total/len(i)/self.D**2/outside.square().mean()
     power[0] = power[1]
-    return power
+    if power[1:].median() > .2: return power
+    warn(f'the images of {self.md.path} are masked: there is no background to measure the noise in, white noise is assumed')
+    return torch.ones_like(power)

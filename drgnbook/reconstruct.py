@@ -85,7 +85,7 @@ class Reconstruction:
 
 def halves_of(ps: Particles) -> Int[Tensor,'N']:
     "Which half each image is in, 0 or 1: the file's own half-sets, or every other particle (all tilts of one on one side)."
-    if 'half' in ps.table: return torch.tensor((ps.table['half'] == ps.table['half'].max()).to_numpy(), dtype=torch.long)
+    if 'half' in ps.table and ps.table['half'].nunique() == 2: return torch.tensor((ps.table['half'] == ps.table['half'].max()).to_numpy(), dtype=torch.long)
     if 'group' in ps.table: return torch.tensor(np.unique(ps.table['group'], return_inverse=True)[1] % 2)
     return torch.arange(len(ps)) % 2
 

@@ -192,9 +192,9 @@ def _check(n, D, snr, shift, junk, **words):
 def simulate(source=None,           # `Assembly`, `Maps`, or volumes as {state: Volume}; None: `large_subunit()`
              n=5000, D=64,          # images, px
              out='simulated',       # folder
-             apix=None,             # Å/px; None: from the size of the molecule
+             apix: float|None = None,      # Å/px; None: from the size of the molecule
              snr=.1,                # var(signal)/var(noise), as in `signal_variance`; inf: no noise
-             within=None,           # Å: radius of the disc that the signal's variance is taken in; None: the whole box
+             within: float|None = None,    # Å: radius of the disc that the signal's variance is taken in; None: the whole box
              ctf=None,              # table of CTF parameters to draw from; None: `random_ctf`
              shift=8.,              # standard deviation of the shifts in x and in y, Å
              noise='white',         # or 'coloured'

@@ -150,9 +150,9 @@ def _start(maps, F, gen):
     return torch.cat([F[:, :1], noise*scale[maps.shell]], 1)
 
 def _prior(maps, sums, F, share):
-    "1/variance of each map, ring by ring: the mean map's own power; at first, a tenth of the data's weight."
-    if F is None: inverse = .1*shell_mean(sums.whole(sums.lhs)[:, 0], maps.shell, maps.band + 1)
-    else: inverse = 1/maps.power(F[:, :1])[:, 0].clamp(min=1e-9)
+    "1/variance of each map, ring by ring: by the mean map's own power; at first, a tenth of the data's weight."
+    weight = shell_mean(sums.whole(sums.lhs)[:, 0], maps.shell, maps.band + 1)
+    inverse = .1*weight if F is None else torch.minimum(1/maps.power(F[:, :1])[:, 0].clamp(min=1e-20), weight)      # never stronger than the data
     inverse = inverse.clamp(min=1e-3)
     return inverse[:, None]/torch.tensor([1.] + [share]*maps.q, device=inverse.device)
 
@@ -189,6 +189,7 @@ def _turn(maps, F, z, a, votes, lattice):
     B = v[1:].flatten(1).double()
     middle = (z*votes[:, None]).sum(0)/votes.sum()
     c = (z - middle).double()
+    if not B.square().sum() > 1e-8*v[0].square().sum(): raise ValueError('no differences between these particles were found: are there enough of them, and do poses and contrast fit? Look at reconstruct(ps)')
     root = torch.linalg.cholesky(B @ B.T + 1e-9*torch.eye(maps.q)*B.square().sum())       # |Σ zV|² = |zᵀ root|²
     y = c @ root
     var, axes = torch.linalg.eigh((y*votes[:, None].double()).T @ y/votes.sum())

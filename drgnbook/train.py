@@ -133,7 +133,7 @@ class Run:
     def history(self):
         "A line an epoch: loss, data term, KL, seconds, images a second."
         path = self.folder/'history.csv'
-        return pd.read_csv(path) if path.exists() else pd.DataFrame(columns=HISTORY)
+        return pd.read_csv(path, float_precision='round_trip') if path.exists() else pd.DataFrame(columns=HISTORY)
 
 HISTORY = ['epoch', 'loss', 'data', 'kl', 'lr', 'seconds', 'images_s']
 
@@ -148,9 +148,9 @@ def load(cls, folder, device=None) -> Run:
     return cls(Path(folder), config, str(device or pick_device()))
 
 def pick_device():
-    "The CUDA card with most free memory, else Apple's MPS, else the CPU."
+    "The CUDA card with most free memory, else the CPU. (Apple's 'mps' has to be asked for: no test has run on one yet.)"
     if torch.cuda.is_available(): return f'cuda:{max(range(torch.cuda.device_count()), key=lambda i: torch.cuda.mem_get_info(i)[0])}'
-    return 'mps' if torch.backends.mps.is_available() else 'cpu'
+    return 'cpu'
 
 # %% ../nbs/api/40_train.ipynb #50d91341
 def _rng(*key):
@@ -268,7 +268,7 @@ class Trainer:
         self.run, self.data, self.model, self.o = run, data, model, run.options
         self.optimiser = _optimiser(model, self.o)
         self.scaler = torch.amp.GradScaler(data.sign.device.type, enabled=self.o['precision'] == 'float16')
-        self.state = dict(epoch=0, step=0, sums=[0., 0., 0.], seconds=0.)
+        self.state = dict(epoch=0, step=0, sums=[0., 0.], seconds=0.)
         self.z = torch.zeros(len(data), self.o['zdim'], device=data.sign.device)
         self.p = sampling(data.lattice, self.o['sample'])
         self.steps = -(-len(data)//self.o['batch_size'])
@@ -304,9 +304,16 @@ def tally(self: Trainer, terms, step):
 
 @patch
 def save(self: Trainer):
-    "Write a checkpoint, and let go of old ones."
+    "Write a checkpoint, and let go of old ones; weights that are not numbers are never saved."
+    if not all(p.isfinite().all() for p in self.model.parameters()): raise RunError(f'the weights are not numbers in epoch {self.state["epoch"] + 1}: try a lower lr (now {self.o["lr"]}); the checkpoint before is kept')
     save_checkpoint(self.run.folder, self.model, self.optimiser, self.scaler, self.state, self.z)
     _prune(self.run, self.o['keep_every'])
+
+@patch
+def begin(self: Trainer, pose):
+    "Set what is known before the first step."
+    calibrate(self.model, self.data, pose, self.o['envelope'], _given_z(self.run, self.data, pose))
+    if not self.model.latent.m: self.z = encode(self.model, self.data)
 
 @patch
 def restore(self: Trainer):
@@ -355,6 +362,7 @@ def close_epoch(self: Trainer, bar):
 @torch.no_grad()
 def encode(model: Model, data: Data, batch=1024) -> Float[Tensor,'N zdim']:
     "The mean `z` of every particle."
+    if not model.latent.m: return model.latent(Batch(torch.arange(len(data), device=data.sign.device), None))[1].detach().clone()
     def mean(i): return model.latent(Batch(i, model.low(data, i, data.images(i))))[1]
     return torch.cat([mean(i) for i in torch.arange(len(data), device=data.sign.device).split(batch)])
 
@@ -375,18 +383,20 @@ def resume(self: Run, epochs=None) -> Run:      # epochs: a new total, to train 
     with locked(self.folder):
         run = self if epochs is None else _with_options(self, epochs=epochs)
         ps, o = run.particles, run.options
+        if (len(ps), ps.D) != (run.config['N'], run.config['D']): raise RunError(f'{run.folder} was of {run.config["N"]} particles of {run.config["D"]} px, its stack now has {len(ps)} of {ps.D} px: was it moved or replaced?')
         data = load_data(ps, o['noise'], run.device)
         trainer = Trainer(run, data, Model(run.config).to(run.device))
         if run.checkpoints: trainer.restore()
-        else: calibrate(trainer.model, data, pose := ps.pose.to(run.device), o['envelope'], _given_z(run, data, pose))
+        else: trainer.begin(ps.pose.to(run.device))
         done = (trainer.state['epoch']*trainer.steps + trainer.state['step'])*o['batch_size']
         with graceful() as stop, progress(None, 'training', total=o['epochs']*len(ps), initial=min(done, o['epochs']*len(ps)), unit=' images') as bar:
             while trainer.state['epoch'] < o['epochs'] and not stop: trainer.epoch(stop, bar)
-    if stop: print(f'stopped in epoch {trainer.state["epoch"] + 1}; Run.load({str(run.folder)!r}).resume() goes on from here')
+    if stop and trainer.state['epoch'] < o['epochs']: print(f'stopped in epoch {trainer.state["epoch"] + 1}; Run.load({str(run.folder)!r}).resume() goes on from here')
     return run
 
 def _with_options(run, **changed):
     "The run with some options changed, on disk too."
+    if changed.get('epochs', 1) < 1: raise ValueError(f"epochs must be positive, found {changed['epochs']}")
     config = dict(run.config, options=dict(run.options, **changed))
     with atomic(run.folder/'config.json') as tmp: tmp.write_text(json.dumps(config, indent=1))
     return replace(run, config=config)
@@ -418,6 +428,7 @@ def _check(ps, o):
     if o['precision'] not in ('float32', 'bfloat16', 'float16'): raise ValueError(f"precision is 'float32', 'bfloat16' or 'float16', found {o['precision']!r}")
     for name in ('epochs', 'batch_size', 'lr', 'width', 'keep_every'):
         if not o[name] > 0: raise ValueError(f'{name} must be positive, found {o[name]}')
+    if isinstance(o['z'], str) and o['z'] == 'subspace' and o['zdim'] >= len(ps): raise ValueError(f"a subspace of {o['zdim']} dimensions needs more than {o['zdim']} particles, found {len(ps)}")
     ps.pose, ps.ctf, ps.apix          # each says what is missing
 
 def fit(ps: Particles,
@@ -439,28 +450,28 @@ def fit(ps: Particles,
         sample: float = .1,                 # part of the coefficients in a step; 1: all
         noise: bool = True,                 # weigh coefficients by the noise measured; False: all alike, as cryoDRGN does
         scale: bool = False,                # fit a factor to each image
-        precision: str = 'float32',         # of the networks: 'float32', 'bfloat16', 'float16'
+        precision: str = 'float32',         # of the decoder: 'float32', 'bfloat16', 'float16'
         pose_lr: float = 1.,                # rate of a pose table, relative to lr
         minutes: float = 10.,               # between checkpoints inside an epoch
         keep_every: int = 10,               # epochs whose checkpoint stays
         seed: int = 0,
-        out=None,                           # the run's folder; runs/NAME_001 if None
-        device=None,                        # 'cuda', 'mps', 'cpu'; the best there is if None
+        out: str|None = None,               # the run's folder; runs/NAME_001 if None
+        device: str|None = None,            # 'cuda', 'mps', 'cpu'; the best there is if None
        ) -> Run:
     "Train a model of the particles; stop it with Ctrl-C, go on with `run.resume()`."
     o = {k: v for k, v in locals().items() if k not in ('ps', 'out', 'device')}
     _check(ps, o)
-    folder = _new_folder(out, ps)
     if not isinstance(z, str):
         z = np.asarray(z, dtype=np.float32)
         if z.shape != (len(ps), zdim): raise ValueError(f'z has the shape {z.shape}, expected {(len(ps), zdim)}: a row a particle, zdim columns')
-        np.save(folder/'z_given.npy', z)
         o['z'] = 'given'
     lattice = Lattice(ps.D, ps.apix)
-    m = lattice.upto(encoder_res or 4*ps.apix*2) if o['z'] == 'encoder' and zdim else 0
+    m = max(1, lattice.upto(encoder_res or 4*ps.apix*2)) if o['z'] == 'encoder' and zdim else 0
     name = 'particles' + ('.cs' if Path(ps.md.path).suffix == '.cs' else '.star')
-    ps.write(folder/name)
     config = dict(version=1, N=len(ps), D=ps.D, apix=ps.apix, m=m, particles=name, where=ps.where, contrast='white' if ps.sign > 0 else 'dark', options=o)
-    Model(config)                    # a wrong word is found here, before the folder says that it is a run
-    with atomic(folder/'config.json') as tmp: tmp.write_text(json.dumps(config, indent=1))
+    Model(config); text = json.dumps(config, indent=1)      # a wrong word is found here, before there is a folder
+    folder = _new_folder(out, ps)
+    if o['z'] == 'given': np.save(folder/'z_given.npy', z)
+    ps.write(folder/name)
+    with atomic(folder/'config.json') as tmp: tmp.write_text(text)
     return Run.load(folder, device).resume()
