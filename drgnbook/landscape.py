@@ -176,7 +176,7 @@ class Landscape:
 
 def analyse(run: Run, k=20,      # k-means groups
             pcs=2, D: int|None = None,      # components to walk along; box of the densities, px
-                out: str|None = None,      # folder; RUN/analysis if None
+                out=None,            # folder; RUN/analysis if None
             seed=0) -> Landscape:
     "PCA, UMAP, k-means and densities of a run, kept in a folder."
     z, out = run.z, Path(out or run.folder/'analysis')

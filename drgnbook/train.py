@@ -455,7 +455,7 @@ def fit(ps: Particles,
         minutes: float = 10.,               # between checkpoints inside an epoch
         keep_every: int = 10,               # epochs whose checkpoint stays
         seed: int = 0,
-        out: str|None = None,               # the run's folder; runs/NAME_001 if None
+        out=None,                           # the run's folder; runs/NAME_001 if None
         device: str|None = None,            # 'cuda', 'mps', 'cpu'; the best there is if None
        ) -> Run:
     "Train a model of the particles; stop it with Ctrl-C, go on with `run.resume()`."
