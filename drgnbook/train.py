@@ -362,9 +362,10 @@ def close_epoch(self: Trainer, bar):
 @torch.no_grad()
 def encode(model: Model, data: Data, batch=1024) -> Float[Tensor,'N zdim']:
     "The mean `z` of every particle."
-    if not model.latent.m: return model.latent(Batch(torch.arange(len(data), device=data.sign.device), None))[1].detach().clone()
+    every = torch.arange(len(data), device=data.sign.device)
+    if not model.latent.m: return model.latent(Batch(every, torch.zeros(len(data), 0, dtype=torch.cfloat)))[1].clone()      # it looks at no picture
     def mean(i): return model.latent(Batch(i, model.low(data, i, data.images(i))))[1]
-    return torch.cat([mean(i) for i in torch.arange(len(data), device=data.sign.device).split(batch)])
+    return torch.cat([mean(i) for i in every.split(batch)])
 
 @contextmanager
 def graceful():
