@@ -133,7 +133,7 @@ class Run:
     def history(self):
         "A line an epoch: loss, data term, KL, seconds, images a second."
         path = self.folder/'history.csv'
-        return pd.read_csv(path, float_precision='round_trip') if path.exists() else pd.DataFrame(columns=HISTORY)
+        return pd.read_csv(path) if path.exists() else pd.DataFrame(columns=HISTORY)
 
 HISTORY = ['epoch', 'loss', 'data', 'kl', 'lr', 'seconds', 'images_s']
 
