@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 # %% ../nbs/api/15_cryodrgn.ipynb #b5f1e154
-import numpy as np, pandas as pd
+import numpy as np
 
 # %% ../nbs/api/15_cryodrgn.ipynb #5a318f94
-from .metadata import Metadata, MetadataError, atomic
+from .metadata import Metadata, MetadataError, atomic, pd
 
 # %% ../nbs/api/15_cryodrgn.ipynb #da65cd8d
 @dataclass

@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 # %% ../nbs/api/14_cs.ipynb #f0cc11ff
-import numpy as np, pandas as pd
+import numpy as np
 from fastcore.basics import patch, patch_to
 
 # %% ../nbs/api/14_cs.ipynb #deb99720
-from .metadata import MetadataError, atomic, plain_table
+from .metadata import MetadataError, atomic, plain_table, pd
 
 # %% ../nbs/api/14_cs.ipynb #d17373ca
 def load_cs(path):

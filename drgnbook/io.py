@@ -9,10 +9,10 @@ __all__ = ['read_metadata', 'write_metadata']
 from pathlib import Path
 
 # %% ../nbs/api/17_io.ipynb #aee3566d
-import numpy as np, pandas as pd
+import numpy as np
 
 # %% ../nbs/api/17_io.ipynb #a8e299fc
-from .metadata import Metadata, MetadataError, plain_table
+from .metadata import Metadata, MetadataError, plain_table, pd
 from .star import Star
 from .cs import Cs
 from .cryodrgn import safe_load, read_cryodrgn_poses, read_cryodrgn_ctf, write_cryodrgn, read_indices, write_indices

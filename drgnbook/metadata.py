@@ -13,7 +13,7 @@ from pathlib import Path
 from uuid import uuid4
 
 # %% ../nbs/api/12_metadata.ipynb #87e2c851
-import numpy as np, pandas as pd
+import numpy as np
 
 # %% ../nbs/api/12_metadata.ipynb #f2755af2
 from .pose import R_to_rotvec, rotvec_to_R
@@ -21,6 +21,15 @@ from .pose import R_to_rotvec, rotvec_to_R
 # %% ../nbs/api/12_metadata.ipynb #2245d80a
 class MetadataError(ValueError):
     "A particle file that lacks something, contradicts itself or is not what it claims to be."
+
+# %% ../nbs/api/12_metadata.ipynb #6c0daaac
+class _Pandas:
+    "pandas, imported when first used: it takes as long as a fifth of torch, and nothing needs it before the first table."
+    def __getattr__(self, name):
+        import pandas
+        return getattr(pandas, name)
+
+pd = _Pandas()
 
 # %% ../nbs/api/12_metadata.ipynb #d826989f
 COLUMNS = 'stack index apix rx ry rz tx ty dfu dfv dfang kV cs w phase bfactor scale sign half micrograph group'.split()
@@ -34,7 +43,7 @@ def plain_table(cols):      # {name: values}, or a DataFrame
 @dataclass(frozen=True, repr=False)
 class Metadata:
     "Particles as one plain table, beside the `source` they were read from."
-    table: pd.DataFrame         # RangeIndex, one row a particle
+    table: 'pd.DataFrame'         # RangeIndex, one row a particle
     source: object = None       # Star | Cs | None, the same rows in the same order
     path: Path|None = None      # where it was read
 

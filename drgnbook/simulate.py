@@ -11,7 +11,7 @@ import hashlib, json, math, os, shutil, tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
-import numpy as np, pandas as pd, torch
+import numpy as np, torch
 from torch import Tensor
 from jaxtyping import Float, Complex, Int
 
@@ -20,7 +20,7 @@ from .fourier import Lattice, shift as move
 from .pose import Pose, euler_to_R, R_to_rotvec, random_rotations
 from .ctf import CTF, ctf_params
 from .volume import Volume
-from .metadata import Metadata, plain_table, atomic
+from .metadata import Metadata, plain_table, atomic, pd
 from .stacks import write_stack
 from .io import write_metadata
 from .forward import Blobs
@@ -42,7 +42,7 @@ def random_views(n, kind='uniform', kappa=6., gen=None) -> Float[Tensor,'n 3 3']
 # %% ../nbs/api/23_simulate.ipynb #f9f6e2e7
 _CTF = 'dfu dfv dfang kV cs w phase bfactor scale'.split()
 
-def random_ctf(n, rng) -> pd.DataFrame:
+def random_ctf(n, rng) -> 'pd.DataFrame':
     "CTF parameters of a 300 kV microscope: micrographs of about 100 particles at 0.8 to 2.5 µm, slightly astigmatic."
     mic = rng.integers(0, -(-n//100), n)
     pick = lambda x: x[mic]
@@ -219,7 +219,7 @@ def simulate(source=None,           # `Assembly`, `Maps`, or volumes as {state: 
             (tmp/'simulation.json').write_text(json.dumps(spec, indent=1))
     return Particles.read(out/'particles.star', contrast=contrast)
 
-def read_truth(folder) -> pd.DataFrame:
+def read_truth(folder) -> 'pd.DataFrame':
     "What each particle of a simulated set is: `state`, `label` (-1 for junk), `coord` (NaN where nothing moves), `junk`."
     path = Path(folder)/'truth.csv'
     if not path.exists(): raise FileNotFoundError(f'no truth at {path}: was {folder} made by simulate?')

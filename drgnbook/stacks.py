@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 # %% ../nbs/api/16_stacks.ipynb #71760346
-import numpy as np, pandas as pd
+import numpy as np
 
 # %% ../nbs/api/16_stacks.ipynb #0d5ee0d8
-from .metadata import MetadataError, atomic
+from .metadata import MetadataError, atomic, pd
 
 # %% ../nbs/api/16_stacks.ipynb #44f56553
 def write_stack(

@@ -12,12 +12,12 @@ from io import BytesIO
 from pathlib import Path
 
 # %% ../nbs/api/13_star.ipynb #99f96205
-import numpy as np, pandas as pd
+import numpy as np
 from fastcore.basics import patch, patch_to
 
 # %% ../nbs/api/13_star.ipynb #2d57f290
 from .pose import R_to_euler, R_to_rotvec, euler_to_R, rotvec_to_R
-from .metadata import MetadataError, atomic, plain_table
+from .metadata import MetadataError, atomic, plain_table, pd
 
 # %% ../nbs/api/13_star.ipynb #ab8dcdc2
 _BLOCK = re.compile(r'^[ \t]*data_(\S*)[^\n]*\n?', re.M)

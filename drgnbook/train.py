@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-import numpy as np, pandas as pd, torch
+import numpy as np, torch
 from torch import nn, Tensor
 from jaxtyping import Float, Complex, Int
 from fastcore.basics import patch, patch_to
@@ -22,7 +22,7 @@ from .fourier import Lattice, shift
 from .pose import Pose
 from .volume import Volume
 from .forward import render, misfit
-from .metadata import atomic
+from .metadata import atomic, pd
 from .particles import Particles, progress
 from .data import Data, load_data, spectra
 from .subspace import subspace
