@@ -4,8 +4,8 @@ __version__ = "0.1.0"
 from drgnbook.fourier import *
 from drgnbook.pose import *
 from drgnbook.ctf import *
-from drgnbook.volume import *
 from drgnbook.metadata import *
+from drgnbook.volume import *
 from drgnbook.star import *
 from drgnbook.cs import *
 from drgnbook.cryodrgn import *
