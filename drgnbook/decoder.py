@@ -21,11 +21,10 @@ from .volume import Volume, grid
 def encoding_points(kind: str,          # 'gaussian', 'geometric' or 'none'
                     D: int,             # box, px
                     sigma=1.,           # spread of the Gaussian points, in units of D/4π px
-                    gen=None,
                    ) -> Float[Tensor,'f 3']:      # radians for one cycle a pixel
     "The matrix of an encoding: features are `sin, cos(k @ f.T)`, `k` in cycles a pixel."
     if kind == 'none': return torch.zeros(0, 3)
-    if kind == 'gaussian': return torch.randn(3*D//2, 3, generator=gen)*(sigma*D/2)
+    if kind == 'gaussian': return torch.randn(3*D//2, 3)*(sigma*D/2)
     if kind == 'geometric':       # Zhong et al. 2021, eq. 5: sin(k_j D π (2/D)^(2i/D)), i = 0 … D/2-1, for each axis j
         wave = D*math.pi*(2/D)**(2*torch.arange(D//2)/D)
         return torch.cat([wave[:, None]*e for e in torch.eye(3)])
@@ -46,10 +45,10 @@ def half_space(k: Float[Tensor,'*b 3']) -> Float[Tensor,'*b']:
 
 class FourierMLP(nn.Module):
     "The neural field: `(k \"b n 3\" in 1/Å, z \"b zdim\") → Complex \"b n\"`, in units of the noise."
-    def __init__(self, D: int, apix: float, zdim=0, width=256, depth=3, encoding="gaussian", sigma=1., gen=None):
+    def __init__(self, D: int, apix: float, zdim=0, width=256, depth=3, encoding="gaussian", sigma=1.):
         super().__init__()
         self.D, self.apix, self.zdim = D, apix, zdim
-        self.register_buffer('points', encoding_points(encoding, D, sigma, gen))
+        self.register_buffer('points', encoding_points(encoding, D, sigma))
         self.register_buffer('envelope', torch.ones(D//2))
         self.layers = residual_mlp(2*len(self.points) + (3 if encoding == 'none' else 0), width, depth, 2)
         self.from_z = nn.Linear(zdim, width, bias=False) if zdim else None
@@ -65,7 +64,7 @@ class FourierMLP(nn.Module):
         "Through the layers, to pairs (re, im)."
         with torch.autocast(x.device.type, self.precision, enabled=self.precision != torch.float32):
             h = self.layers[0](x)
-            if self.zdim: h = h + self.from_z(z)[:, None]
+            if self.zdim: h = h + self.from_z(z)[:, None]          # z enters once an image, not once a frequency
             for l in self.layers[1:]: h = l(F.relu(h, inplace=True))
         return h
 
@@ -95,21 +94,22 @@ def to_volume(decoder,                                   # (k, z) → coefficien
               z: Float[Tensor,'q zdim']|None,            # points of latent space, or None
               D: int,                                    # box of the result, px
               apix: float,                               # its voxel size, Å
-              scale=1., chunk=2**15,                     # factor for the density; frequencies at a time
-             ) -> list[Volume]:                          # one a point
+              scale=1.,                                  # factor for the density
+              device='cpu', chunk=2**13,                 # frequencies × points at a time
+             ) -> list[Volume]:                          # one a point, on the CPU
     "Real-space densities of a decoder at several `z`, by its half-ball; zero at the border of the box."
-    dev = z.device if z is not None else next((p.device for p in decoder.parameters()), 'cpu') if isinstance(decoder, nn.Module) else 'cpu'
-    k, place = half_ball(D, dev)
-    cube = torch.zeros(1 if z is None else len(z), D*D*(D//2 + 1), dtype=torch.cfloat, device=dev)
-    chunk = max(1, chunk//len(cube))
+    if z is not None and len(z) > 16: return [v for some in z.split(16) for v in to_volume(decoder, some, D, apix, scale, device, chunk)]
+    k, place = half_ball(D, device)
+    cube = torch.zeros(1 if z is None else len(z), D*D*(D//2 + 1), dtype=torch.cfloat, device=device)
+    chunk = max(1, (chunk if str(device) == 'cpu' else 2**18)//len(cube))
     for s in range(0, len(k), chunk): cube[:, place[s:s+chunk]] = decoder(k[None, s:s+chunk]/(D*apix), z)
-    data = ift(cube.unflatten(-1, (D, D, -1)), 3)*scale
-    border = grid(D, dev).norm(dim=-1) > .47*D
-    return [Volume(v - v[border].mean(), apix) for v in data]
+    border = grid(D, device).norm(dim=-1) > .47*D
+    maps = (ift(c.view(D, D, -1), 3)*scale for c in cube)
+    return [Volume((v - v[border].mean()).cpu(), apix) for v in maps]
 
 @patch
 def volumes(self: FourierMLP, z=None, D=None) -> list[Volume]:      # D: a smaller or larger box of the same side in Å
     "The densities at the rows of `z`; projections of them are in units of a pixel's noise."
     D = D or self.D
     if D % 2: raise ValueError(f'the box of a volume must be even, found {D} px')
-    return to_volume(self, z, D, self.apix*self.D/D, scale=self.D*(D/self.D)**3)
+    return to_volume(self, z, D, self.apix*self.D/D, scale=self.D*(D/self.D)**3, device=self.envelope.device)

@@ -21,14 +21,12 @@ class Batch:
     "What is known of a batch before its pose and state are."
     i: Int[Tensor,'b']                        # which particles of the set
     low: Complex[Tensor,'b m']                # first coefficients, centred and phase-flipped, in units of the noise
-    gen: torch.Generator|None = None          # for sampling; None gives the mean
+    eps: Float[Tensor,'b zdim']|None = None    # standard normal, for sampling; None gives the mean
 
 # %% ../nbs/api/31_latent.ipynb #d43008aa
-def sample(mean, logvar, gen):
-    "`mean + exp(logvar/2) ε`; the mean itself without a generator."
-    if gen is None: return mean
-    eps = torch.randn(mean.shape, generator=gen).to(mean.device, non_blocking=True)
-    return mean + (logvar/2).exp()*eps
+def sample(mean, logvar, eps):
+    "`mean + exp(logvar/2) ε`; the mean itself without `eps`."
+    return mean if eps is None else mean + (logvar/2).exp()*eps
 
 def kl_normal(mean: Float[Tensor,'b zdim'], logvar: Float[Tensor,'b zdim']) -> Float[Tensor,'b']:
     "KL of N(mean, exp(logvar)) to N(0, 1), in nats: `½ Σ(mean² + var - 1 - log var)`."
@@ -50,7 +48,7 @@ class Encoder(nn.Module):
 
     def forward(self, batch: Batch):
         mean, logvar = self.posterior(batch.low)
-        return sample(mean, logvar, batch.gen), mean, kl_normal(mean, logvar)
+        return sample(mean, logvar, batch.eps), mean, kl_normal(mean, logvar)
 
 # %% ../nbs/api/31_latent.ipynb #2a0c0fdb
 class Table(nn.Module):

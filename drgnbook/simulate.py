@@ -24,7 +24,7 @@ from .metadata import Metadata, plain_table, atomic, pd
 from .stacks import write_stack
 from .io import write_metadata
 from .forward import Blobs
-from .particles import Particles, progress
+from .particles import Particles, chunks, progress
 from .assembly import Assembly, Maps, large_subunit
 
 # %% ../nbs/api/23_simulate.ipynb #5e0a1e5a
@@ -122,8 +122,7 @@ def signal_variance(source, scene: Scene, lattice: Lattice, within=None) -> floa
 def _chunks(source, lattice, n, budget=2**28):
     "Slices of `0 ... n` that keep the working memory (bytes) bounded."
     beads = len(source.amp) if isinstance(source, Assembly) else 0
-    step = max(1, int(budget/(30*lattice.D*beads + 500*len(lattice))))
-    return [slice(a, min(a + step, n)) for a in range(0, n, step)]
+    return chunks(n, 30*lattice.D*beads + 500*len(lattice), budget)
 
 # %% ../nbs/api/23_simulate.ipynb #39b5401b
 def _draw(source, n, junk, views, shift, ctf, rng, gen):
@@ -140,8 +139,8 @@ def _draw(source, n, junk, views, shift, ctf, rng, gen):
 
 def _stream(source, scene, lattice, gain, sigma, noise, sign, gen):
     "The images, batch by batch."
-    chunks = _chunks(source, lattice, len(scene))
-    for s in progress(chunks, 'simulating particles', total=len(chunks)):
+    parts = _chunks(source, lattice, len(scene))
+    for s in progress(parts, 'simulating particles', total=len(parts)):
         img = gain*clean_images(source, scene[s], lattice, gen)
         if sigma: img = img + sigma*noise_images(len(img), lattice.D, noise, gen)
         yield (sign*img).numpy()

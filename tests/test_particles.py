@@ -15,8 +15,8 @@ def ps(tmp_path): return simulate(n=60, D=32, snr=1., junk=0., out=tmp_path/'set
 KILLED = '''
 import os, signal, sys
 from drgnbook import particles
-chunks, crop, done = particles._chunks, particles.fourier_crop, []
-particles._chunks = lambda n, D, budget=0: chunks(n, D, 10*4*D*D)            # ten images at a time
+chunks, crop, done = particles.chunks, particles.fourier_crop, []
+particles.chunks = lambda n, each, budget=0: chunks(n, each, 10*each)            # ten images at a time
 def stop(x, d):
     done.append(1)
     if len(done) == 4: os.kill(os.getpid(), signal.SIGKILL)
