@@ -21,6 +21,9 @@ from drgnbook.latent import *
 from drgnbook.orient import *
 from drgnbook.reconstruct import *
 from drgnbook.subspace import *
+from drgnbook.model import *
+from drgnbook.cluster import *
+from drgnbook.run import *
 from drgnbook.train import *
 from drgnbook.landscape import *
 

@@ -14,8 +14,8 @@ from jaxtyping import Float, Complex, Int
 # %% ../nbs/api/33_reconstruct.ipynb #d4f272e4
 from .fourier import Lattice, ift, shell_mean, shift
 from .pose import Pose
-from .volume import Volume, grid, sphere_mask, fsc, resolution
-from .forward import corners
+from .volume import Volume, grid, radius, sphere_mask, fsc, resolution
+from .forward import corners, seam
 from .particles import Particles, progress
 
 # %% ../nbs/api/33_reconstruct.ipynb #28ee244e
@@ -39,25 +39,19 @@ class Accumulator:
         self.weight.index_add_(0, idx.flatten(), ((c*ctf)[..., None]*part).flatten())
 
     def sums(self):
-        "Both sums as cubes `(P, P, P/2+1)`, the seam kx = 0 made whole: there each half was given only its own side."
-        P = self.P
-        data, weight = torch.view_as_complex(self.data).view(P, P, -1).clone(), self.weight.view(P, P, -1).clone()
-        mirror = lambda x: x[..., 0].flip(0, 1).roll((1, 1), (0, 1))
-        data[..., 0] = data[..., 0] + mirror(data).conj()
-        weight[..., 0] = weight[..., 0] + mirror(weight)
-        return data, weight
+        "Both sums as cubes `(P, P, P/2+1)`."
+        return tuple(seam(x.view(self.P, self.P, -1)) for x in (torch.view_as_complex(self.data), self.weight))
 
 # %% ../nbs/api/33_reconstruct.ipynb #72d7e535
 def wiener(acc: Accumulator, apix: float, inverse_snr: Float[Tensor,'s']) -> Volume:
     "The map of the sums; `inverse_snr` by shell of the unpadded box, in units of the mean weight of the shell."
     data, weight = acc.sums()
     P, D = acc.P, acc.D
-    k = torch.fft.fftfreq(P, 1/P, device=data.device)
-    radius = (k[:, None, None]**2 + k[:, None]**2 + k[:P//2 + 1]**2).sqrt()*(D/P)
-    shell = radius.round().long().clamp(max=D//2)
+    r = radius(P, data.device)*(D/P)
+    shell = r.round().long().clamp(max=D//2)
     mean = shell_mean(weight.flatten(), shell.flatten(), D//2 + 1)
     tau = mean*torch.cat([inverse_snr, inverse_snr[-1:]]).to(mean)
-    full = torch.where(radius < D/2, data/(weight + tau[shell]).clamp(min=1e-8), 0)
+    full = torch.where(r < D/2, data/(weight + tau[shell]).clamp(min=1e-8), 0)
     o = (P - D)//2
     v = ift(full, 3)[o:o+D, o:o+D, o:o+D]/torch.sinc(grid(D, data.device)/P).square().prod(-1)
     return Volume(v, apix)

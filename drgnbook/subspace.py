@@ -14,8 +14,8 @@ from jaxtyping import Float, Complex, Int
 # %% ../nbs/api/34_subspace.ipynb #af97dd06
 from .fourier import Lattice, ft, ift, shell_mean, shift
 from .pose import Pose
-from .volume import Volume, grid, soft_edge
-from .forward import corners
+from .volume import Volume, radius, sphere_mask
+from .forward import corners, seam
 from .particles import progress
 from .data import Data
 
@@ -34,12 +34,11 @@ class MapGrid:
     "`q + 1` maps (the mean first) up to `band` cycles a box, on a half-grid of twice the fineness."
     def __init__(self, q: int, band: int, device='cpu'):
         self.q, self.band, self.P = q, band, 4*(band + 1)
-        k = torch.fft.fftfreq(self.P, 1/self.P, device=device)
-        radius = ((k[:, None, None]**2 + k[:, None]**2 + k[:self.P//2 + 1]**2).sqrt()/2).flatten()      # cycles a box
-        self.place = (radius <= band + .5).nonzero()[:, 0]
-        self.shell = radius[self.place].round().long().clamp(max=band)
-        self.inside = soft_edge(grid(self.P, device).norm(dim=-1) - .42*self.P/2, .03*self.P)           # the particle's ball, in a box of twice its side
-        self.size = len(radius)
+        r = radius(self.P, device).flatten()/2      # cycles a box
+        self.place = (r <= band + .5).nonzero()[:, 0]
+        self.shell = r[self.place].round().long().clamp(max=band)
+        self.inside = sphere_mask(self.P, .42*self.P/2, .03*self.P, device)           # the particle's ball, in a box of twice its side
+        self.size = len(r)
         self.table = torch.zeros(self.size, 2*(q + 1), device=device)
 
     def cubes(self, F):        # "m c" at the places of the ball → "c P P P"
@@ -81,12 +80,9 @@ class Sums:
         self.lhs.index_add_(0, at, ((ctf*ctf*w)[..., None]*S[:, None, self.pairs[0], self.pairs[1]]).flatten(0, 1))
 
     def whole(self, x):
-        "The plane kx = 0, where each half was given only its own side."
+        "The sums at the places of the ball."
         P = self.maps.P
-        x = x.view(P, P, P//2 + 1, -1).clone()
-        mirror = x[:, :, 0].flip(0, 1).roll((1, 1), (0, 1))
-        x[:, :, 0] = x[:, :, 0] + (mirror.conj() if x.is_complex() else mirror)
-        return x.flatten(0, 2)[self.maps.place]
+        return seam(x.view(P, P, P//2 + 1, -1)).flatten(0, 2)[self.maps.place]
 
     def solve(self, prior):      # 1/variance of each map, ring by ring, (band + 1, q + 1)
         "The maps, `(m, q + 1)`."
