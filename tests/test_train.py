@@ -3,7 +3,7 @@ import json, os
 
 import numpy as np, pytest, torch
 from drgnbook.forward import misfit
-from drgnbook.fourier import Lattice, ft
+from drgnbook.fourier import Lattice
 from drgnbook.simulate import simulate
 from drgnbook.train import Run, RunError, fit
 
