@@ -1,32 +1,51 @@
 __version__ = "0.1.0"
 
-# `from drgnbook import *` brings the public names of these, in the order of their notebooks. Written by hand: nbdev keeps it.
-from drgnbook.fourier import *
-from drgnbook.pose import *
-from drgnbook.ctf import *
-from drgnbook.metadata import *
-from drgnbook.volume import *
-from drgnbook.star import *
-from drgnbook.cs import *
-from drgnbook.cryodrgn import *
-from drgnbook.stacks import *
-from drgnbook.io import *
-from drgnbook.forward import *
-from drgnbook.particles import *
-from drgnbook.assembly import *
-from drgnbook.simulate import *
-from drgnbook.data import *
-from drgnbook.decoder import *
-from drgnbook.latent import *
-from drgnbook.orient import *
-from drgnbook.reconstruct import *
-from drgnbook.subspace import *
-from drgnbook.model import *
-from drgnbook.cluster import *
-from drgnbook.run import *
-from drgnbook.train import *
-from drgnbook.landscape import *
+# `from drgnbook import *` and `drgnbook.NAME` bring the public names of these, in the order of their notebooks. Written by hand: nbdev keeps it.
+_MODULES = '''
+fourier
+pose
+ctf
+metadata
+volume
+star
+cs
+cryodrgn
+stacks
+io
+forward
+particles
+assembly
+simulate
+data
+decoder
+latent
+orient
+reconstruct
+subspace
+model
+cluster
+run
+train
+landscape
+'''.split()
 
-# The names alone, without the modules: a module named io would hide Python's own
+# They are loaded when the first name is asked for: torch takes a second, and `drgnbook --help` needs none of them.
+import sys as _sys
+from importlib import import_module as _import
 from types import ModuleType as _Module
-__all__ = [name for name, it in globals().items() if name[0] != '_' and not isinstance(it, _Module)]
+
+class _Package(_Module):
+    "A package in which a function wins over the module of its name: `drgnbook.subspace` is what subspace.py defines."
+    def __setattr__(self, name, it): super().__setattr__(name, getattr(it, name) if isinstance(it, _Module) and name in getattr(it, '__all__', ()) else it)
+
+_sys.modules[__name__].__class__ = _Package
+
+def __getattr__(name):
+    "A name that is not here yet: load all of them."
+    if '__all__' not in globals() and (name == '__all__' or name[0] != '_'):
+        names = {n: getattr(m, n) for m in [_import(f'drgnbook.{m}') for m in _MODULES] for n in m.__all__}
+        globals().update(names, __all__=list(names))
+    try: return globals()[name]
+    except KeyError: raise AttributeError(f'drgnbook has no {name}') from None
+
+def __dir__(): return sorted({*globals(), *__getattr__('__all__')})

@@ -72,17 +72,23 @@ _DRGN = 'box apix dfu dfv dfang kV cs w phase'.split()
 def read_cryodrgn_poses(
     path,               # .pkl of (rot (N,3,3), trans (N,2) fractions of the box)
     D,                  # box, px
-    apix,               # Å/px
-    shifts=None,        # 'centred' where the pickle holds rotations only
+    apix=None,          # Å/px, one or one a particle
+    shifts=None,        # 'centred' where the pickle holds rotations only, and the particles are centred
 ):
     "R (N,3,3) and t (N,2) in Å."
     x = safe_load(path)
-    R, t = x if isinstance(x, (tuple, list)) and len(x) == 2 else (x, None)
-    if t is None and shifts == 'centred': t = np.zeros((len(R), 2))
-    if t is None: raise MetadataError(f"no shifts in {path}: pass shifts='centred' if the particles are centred")
-    R, t = np.asarray(R, float), np.asarray(t, float)
-    if R.shape[1:] != (3, 3) or t.shape != (len(R), 2): raise MetadataError(f'{path} holds {R.shape} and {t.shape}, not poses (N,3,3) and (N,2)')
-    return R, t * D * apix
+    R, t = (*x, None)[:2] if isinstance(x, (tuple, list)) else (x, None)
+    if t is None and shifts != 'centred': raise MetadataError(f"no shifts in {path}: pass shifts='centred' if the particles are centred")
+    R, parts = np.asarray(R, float), np.zeros((len(R), 2)) if t is None else np.asarray(t, float)
+    if R.shape[1:] != (3, 3) or parts.shape != (len(R), 2): raise MetadataError(f'{path} holds {R.shape} and {parts.shape}, not poses (N,3,3) and (N,2)')
+    return R, parts if t is None else parts*_side(path, parts, D, apix)
+
+def _side(path, parts, D, apix):
+    "The box of each particle, Å, by which cryoDRGN divides its shifts."
+    if apix is None: raise MetadataError(f'the shifts in {path} are parts of the box, and no pixel size is given: pass apix=, or the CTF pickle as ctf=')
+    if np.size(apix) not in (1, len(parts)): raise MetadataError(f'{path} describes {len(parts)} particles, and there are {np.size(apix)} pixel sizes: are they of one set, before any selection?')
+    if np.abs(parts).max(initial=0) > 1: raise MetadataError(f'a shift in {path} is {np.abs(parts).max():.3g} boxes long: are these pixels? Make the file anew with cryodrgn parse_pose_star or parse_pose_csparc')
+    return D*np.reshape(np.asarray(apix, float), (-1, 1))
 
 def read_cryodrgn_ctf(path):
     "One row a particle: box (px), apix, dfu, dfv, dfang, kV, cs, w, phase."

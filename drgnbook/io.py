@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 # %% ../nbs/api/17_io.ipynb #a8e299fc
-from .metadata import Metadata, MetadataError, plain_table, pd
+from .metadata import Metadata, MetadataError, plain_table
 from .star import Star
 from .cs import Cs
 from .cryodrgn import safe_load, read_cryodrgn_poses, read_cryodrgn_ctf, write_cryodrgn, read_indices, write_indices

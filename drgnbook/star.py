@@ -6,7 +6,7 @@
 __all__ = ['read_star', 'write_star', 'Star']
 
 # %% ../nbs/api/13_star.ipynb #ee30eb8e
-import re, warnings
+import re
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path

@@ -12,8 +12,8 @@ from drgnbook.cryodrgn import read_cryodrgn_ctf, read_cryodrgn_poses, read_indic
 from drgnbook.cs import Cs, with_fields
 from drgnbook.io import read_metadata, write_metadata
 from drgnbook.metadata import COLUMNS, Metadata, MetadataError, atomic, plain_table
-from drgnbook.stacks import Stacks, find_stacks, mrc_header, write_stack
-from drgnbook.star import Star, read_star, write_star
+from drgnbook.stacks import Stacks, find_stacks, write_stack
+from drgnbook.star import read_star, write_star
 
 SHARED = Path(__file__).parents[2]/'shared'/'data'
 here = lambda pattern: sorted(SHARED.rglob(pattern))

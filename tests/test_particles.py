@@ -1,5 +1,5 @@
 "Downsampling that is killed, cryoDRGN's pickles, and caches that notice a change."
-import os, signal, subprocess, sys
+import signal, subprocess, sys
 
 import numpy as np, pytest, torch
 from drgnbook.cryodrgn import write_cryodrgn, write_indices

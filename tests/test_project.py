@@ -112,8 +112,7 @@ def test_star_import():
     "Every public name is there, as its own module means it; no module and no builtin is hidden"
     here = {}
     exec('from drgnbook import *', here)
-    package = importlib.import_module('drgnbook')
-    starred = re.findall(r'^from drgnbook\.(\w+) import \*', (LIB/'__init__.py').read_text(), re.M)
+    starred = importlib.import_module('drgnbook')._MODULES
     assert starred == [m for m in MODULES if m not in NOT_STARRED], 'drgnbook/__init__.py: one line per module, in the order of the notebooks'
     owners = {}
     for m in starred:
@@ -123,13 +122,35 @@ def test_star_import():
     lost = [n for n, (m,) in owners.items() if here.get(n) is not getattr(sys.modules[f'drgnbook.{m}'], n)]
     assert not lost, f'not what their modules define: {lost}'
     assert not [n for n, v in here.items() if isinstance(v, types.ModuleType)], 'brings a module, such as one named io'
+    assert not owners.keys() - here.keys() and not here.keys() - owners.keys() - {'__builtins__'}, 'the star brings what the modules name, no more and no less'
+
+def fresh(code):
+    "What a new Python prints"
+    return subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+
+HEAVY = 'umap sklearn numba plotly matplotlib IPython ipywidgets anywidget gemmi pytest'.split()
 
 def test_import_is_light():
     "What takes long to import is imported where it is used"
-    heavy = 'umap sklearn numba plotly matplotlib IPython ipywidgets anywidget gemmi pytest'
-    code = f'import sys, drgnbook; print(*(set({heavy.split()}) & set(sys.modules)))'
-    run = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert not run.stdout.split(), f'import drgnbook imports {run.stdout}'
+    found = fresh(f'import sys; from drgnbook import *; print(*(set({HEAVY}) & set(sys.modules)))')
+    assert not found, f'from drgnbook import * imports {found}'
+
+@pytest.mark.parametrize('line', ['import drgnbook', 'from drgnbook.cli import main; main(["--help"])'])
+def test_shell_is_light(line):
+    "Nothing is loaded before it is asked for: the list of commands is there at once"
+    found = fresh(f'import sys; {line}; print("loaded", *({ {*HEAVY, "torch", "pandas", "scipy"} } & set(sys.modules)))')
+    assert found.split()[-1] == 'loaded', found
+
+@pytest.mark.parametrize('first', ['', 'import drgnbook.train', 'import drgnbook.io', 'from drgnbook import *'])
+def test_names_in_any_order(first):
+    "A name is what its module defines, whatever was imported before: `drgnbook.subspace` is the function, not the file"
+    found = fresh(f"""{first}
+import drgnbook
+one = drgnbook.subspace
+from drgnbook import reconstruct, Lattice
+print(*(type(f).__name__ for f in (one, reconstruct, drgnbook.simulate, Lattice, drgnbook.io)))
+print({{'fit', 'Lattice', 'umap'}} <= set(dir(drgnbook)), hasattr(drgnbook, 'fitt'))""")
+    assert found == 'function function function type module\nTrue False'
 
 
 # The floors

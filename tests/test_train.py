@@ -3,9 +3,10 @@ import json, os
 
 import numpy as np, pytest, torch
 from drgnbook.forward import misfit
-from drgnbook.fourier import Lattice, ft
+from drgnbook.fourier import Lattice
 from drgnbook.simulate import simulate
-from drgnbook.train import Run, RunError, fit
+from drgnbook.run import Run, RunError
+from drgnbook.train import fit
 
 QUICK = dict(zdim=2, z='encoder', width=32, encoder_width=32, epochs=2, sample=.3, batch_size=64)
 
@@ -53,9 +54,9 @@ def test_stop_between_steps(ps, tmp_path, monkeypatch):
     import signal
     from drgnbook.train import Trainer
     step = Trainer.step
-    def stopping(self, i, n):
-        if self.state['epoch'] == 1 and n == 1: os.kill(os.getpid(), signal.SIGINT)
-        return step(self, i, n)
+    def stopping(self, *batch):
+        if (self.state['epoch'], self.state['step']) == (1, 1): os.kill(os.getpid(), signal.SIGINT)
+        return step(self, *batch)
     whole = fit(ps, out=tmp_path/'whole', **QUICK)
     monkeypatch.setattr(Trainer, 'step', stopping)
     stopped = fit(ps, out=tmp_path/'stopped', **QUICK)

@@ -1,0 +1,65 @@
+"The shell says what it can do, and what is wrong, in sentences."
+import inspect, json, subprocess, sys
+
+import numpy as np
+import pytest
+
+from drgnbook.cli import COMMANDS, main
+
+
+def said(capsys, line):
+    "Status and words of a command line"
+    try: status = main(line.split())
+    except SystemExit as e: status = e.code
+    out, err = capsys.readouterr()
+    return status, out + err
+
+def test_list(capsys):
+    "Every command with its line, which is the factory's docstring"
+    for line in ('', '--help', '-h'):
+        status, words = said(capsys, line)
+        assert status == 0 and all(f'{c:9} {f.__doc__}\n' in words for c, f in COMMANDS.items())
+
+@pytest.mark.parametrize('name', COMMANDS)
+def test_help(name, capsys):
+    "Each command describes itself by the same line, and names every parameter of its function"
+    status, words = said(capsys, f'{name} --help')
+    assert status == 0 and COMMANDS[name].__doc__ in ' '.join(words.split())
+    missing = [p for p in inspect.signature(COMMANDS[name]()).parameters if p not in words]
+    assert not missing and 'kwargs' not in words, missing
+
+def test_console_script():
+    "What pip installs runs, and says what it is asked"
+    run = subprocess.run([sys.executable, '-c', 'import sys; from drgnbook.cli import main; sys.exit(main())', 'fly'], capture_output=True, text=True)
+    assert run.returncode == 2 and run.stderr == "drgnbook: no command 'fly': there are simulate, fit, resume, analyse, volumes, select\n" and not run.stdout
+
+
+@pytest.fixture
+def run(tmp_path):
+    "A run's folder with four groups of z and nothing else: what `select` looks at when it writes numbers"
+    folder = tmp_path/'run'
+    (folder/'checkpoints/0001').mkdir(parents=True)
+    z = np.repeat([[0, 0], [5, 0], [0, 5], [5, 5.]], [10, 20, 30, 40], 0) + np.random.default_rng(0).normal(size=(100, 2))*.1
+    np.save(folder/'checkpoints/0001/z.npy', z)
+    (folder/'checkpoints/0001/state.json').write_text('{}')
+    (folder/'config.json').write_text(json.dumps(dict(version=1, N=100, options={})))
+    return folder
+
+@pytest.mark.parametrize('words, why', [
+    ('--keep 0,1', '--kmeans_k (how many groups) and --keep (which of them) go together'),
+    ('--kmeans_k 4', '--kmeans_k (how many groups) and --keep (which of them) go together'),
+    ('--kmeans_k 4 --keep 0,4', '--keep names groups from 0 to 3, such as 0,3; found 4'),
+    ('--kmeans_k 4 --keep x', 'found x'),
+    ('--kmeans_k 101 --keep 0', 'k lies between 1 and the number of particles, 100; found 101'),
+    ('--max_zscore -9', 'no particle is left: loosen the selection'),
+    ('--min_agreement .5', 'has no agreement')])
+def test_select_says_what_is_wrong(words, why, run, capsys):
+    status, got = said(capsys, f'select {run} {run}/keep.txt {words}')
+    assert status == 1 and got.startswith('drgnbook select: ') and why in got and not (run/'keep.txt').exists()
+
+def test_select(run, capsys):
+    "The groups asked for, and the others"
+    for words in ('', '--invert'): assert said(capsys, f'select {run} {run}/keep{words}.txt --kmeans_k 4 --keep 0,2 {words}')[0] == 0
+    kept, others = (set(np.loadtxt(run/f'keep{w}.txt', int)) for w in ('', '--invert'))
+    groups = [set(range(*r)) for r in ((0, 10), (10, 30), (30, 60), (60, 100))]
+    assert sum(g <= kept for g in groups) == 2 and kept | others == set(range(100)) and not kept & others
