@@ -73,7 +73,7 @@ def window(self: Data, batch: int, memory=2**28) -> int:      # bytes
     return max(1, memory//(4*len(self.lattice))//batch)*batch
 
 @patch
-def stream(self: Data, batches: list, window: int):      # of indices; images held at a time
+def stream(self: Data, batches, window: int):      # lists of indices; images held at a time
     "For each batch its indices and pairs, the next window always on its way."
     step = max(1, window//max(1, max(map(len, batches), default=1)))
     parts = [batches[a:a + step] for a in range(0, len(batches), step)]
