@@ -1,12 +1,12 @@
 "Workers that are one, and jobs that outlive what ends them: real processes, and a real Slurm where one can be run."
-import os, re, signal, socket, subprocess, sys, time
-from contextlib import contextmanager
+import os, signal, subprocess, sys, time
 from pathlib import Path
 
 import pytest
 import torch
 
-from drgnbook.cluster import ClusterError, Team, team, torchrun
+from drgnbook.cluster import ClusterError, Job, Team, submit, team, torchrun
+import slurm as own
 
 ROOT = Path(__file__).parents[1]
 
@@ -145,3 +145,112 @@ with team() as me:
     torchrun([toy, tmp_path], 2, module=None)
     found = [a for r in range(2) for a in (tmp_path/f'doors{r}').read_text().split()]
     assert found and all(a.startswith('0100007F:') or a.startswith('0'*24 + '01000000:') for a in found), found
+
+
+# Jobs
+
+WORK = '''
+stop = []
+for s in (signal.SIGINT, signal.SIGTERM): signal.signal(s, lambda *_: stop.append(1))
+to, saved = int(sys.argv[2]), folder/'count'
+with team() as me:
+    count, flag = int(saved.read_text()) if saved.exists() else 0, torch.zeros(1)
+    me.wait()
+    if me.first:
+        with open(folder/'starts', 'a') as f: f.write(f'{count} {os.getpid()}\\n')
+    while count < to and not me.sum_(flag.fill_(len(stop))): count += 1; time.sleep(.05)
+    if me.first:
+        saved.write_text(str(count))
+        print('saved at', count, 'of', to, 'by', me.world, flush=True)
+'''
+
+def starts(folder):
+    "Where the count began at each start, and by which process"
+    path = folder/'starts'
+    return [tuple(map(int, l.split())) for l in path.read_text().splitlines()] if path.exists() else []
+
+def job_of(folder, to, cluster='local', **kwargs):
+    "A job of two workers on the CPU that count, and save when told to stop"
+    return submit([script(folder, WORK), folder, to], folder, cluster, **dict(dict(gpus=0, workers=2, module=None), **kwargs))
+
+def test_a_local_job(tmp_path):
+    job = job_of(tmp_path, 10)
+    assert job == Job.load(tmp_path) and job.wait(60, every=.1) == 'done' and 'saved at 10 of 10 by 2' in job.log and job.why == f'job {job.id} is done'
+    assert Job.load(tmp_path).state == 'done'
+
+def test_a_local_job_that_fails(tmp_path):
+    "Seen from another process, too"
+    toy = script(tmp_path, "raise OSError(28, 'No space left on device')")
+    job = submit([toy, tmp_path], tmp_path, 'local', gpus=0, module=None)
+    assert job.wait(60, every=.1) == 'failed' and 'No space left on device' in job.why and 'worker 0' in job.why
+    code = f'from drgnbook.cluster import Job; job = Job.load({str(tmp_path)!r}); print(job.state, job.why)'
+    assert 'No space left on device' in subprocess.run([sys.executable, '-c', code], capture_output=True, text=True).stdout
+
+def test_a_local_job_cancelled(tmp_path):
+    "By another process than the one that submitted it; it saves first, and a second job goes on from there"
+    job = job_of(tmp_path, 10**6)
+    until(lambda: starts(tmp_path))
+    assert job.state == 'running'
+    with pytest.raises(ClusterError, match='is running: wait for it'): job_of(tmp_path, 5)
+    subprocess.run([sys.executable, '-c', f'from drgnbook.cluster import Job; Job.load({str(tmp_path)!r}).cancel()'], check=True)
+    assert job.wait(60, every=.1) == 'cancelled' and job.why == f'job {job.id} was cancelled'
+    count = int((tmp_path/'count').read_text())
+    assert job_of(tmp_path, count + 3).wait(60, every=.1) == 'done' and [c for c, _ in starts(tmp_path)] == [0, count]
+
+def test_a_local_job_killed(tmp_path):
+    "Without a word: the job says so"
+    job = job_of(tmp_path, 10**6)
+    worker = until(lambda: starts(tmp_path))[0][1]
+    parents = [worker]
+    while parents[-1] != int(job.id): parents.append(int(Path(f'/proc/{parents[-1]}/stat').read_text().rsplit(')', 1)[1].split()[1]))
+    for pid in reversed(parents): os.kill(pid, signal.SIGKILL)
+    assert job.wait(60, every=.1) == 'lost' and 'ended without a word' in job.why
+
+def test_no_slurm(tmp_path, monkeypatch):
+    monkeypatch.setenv('PATH', str(tmp_path))
+    with pytest.raises(ClusterError, match='slurm did not take the job.*srun'): submit(['resume', 'run1'], tmp_path)
+    with pytest.raises(FileNotFoundError, match='no job.json'): Job.load(tmp_path)
+
+
+@pytest.fixture(scope='module')
+def cluster(tmp_path_factory):
+    try:
+        with own.slurm(tmp_path_factory.mktemp('slurm')) as daemons: yield daemons
+    except own.NoSlurm as e: pytest.skip(f'no Slurm: {e}')
+
+@pytest.mark.slow
+class TestSlurm:
+    def test_done(self, cluster, tmp_path):
+        job = job_of(tmp_path, 20, 'slurm')
+        assert job.state in ('waiting', 'running') and job.wait(60, every=.2) == 'done'
+        assert 'saved at 20 of 20 by 2' in job.log and Job.load(tmp_path).state == 'done'
+
+    def test_two_nodes(self, cluster, tmp_path):
+        job = job_of(tmp_path, 20, 'slurm', nodes=2)
+        assert job.wait(60, every=.2) == 'done' and 'saved at 20 of 20 by 4' in job.log, job.why
+
+    def test_a_worker_dies(self, cluster, tmp_path):
+        "On the second node: the first does not wait for it"
+        toy = script(tmp_path, """
+with team() as me:
+    if me.rank == 1: raise OSError(28, 'No space left on device')
+    me.wait()""")
+        job = submit([toy, tmp_path], tmp_path, nodes=2, gpus=0, module=None)
+        assert job.wait(60, every=.2) == 'failed' and 'No space left on device' in job.why and 'worker 1 ended with exit code 1' in job.why
+
+    def test_cancelled(self, cluster, tmp_path):
+        "By scancel; the workers save first"
+        job = job_of(tmp_path, 10**6, 'slurm')
+        until(lambda: starts(tmp_path))
+        assert job.state == 'running'
+        subprocess.run(['scancel', job.id], check=True)
+        assert job.wait(60, every=.2) == 'cancelled'
+        assert int(until(lambda: (tmp_path/'count').exists() and (tmp_path/'count').read_text())) > 0
+
+    def test_out_of_time(self, cluster, tmp_path):
+        "Before its minute is over it saves, queues again, and goes on from there"
+        job = job_of(tmp_path, 10**6, 'slurm', hours=1/60, signal_delay_s=20)
+        count = int(until(lambda: (tmp_path/'count').exists() and (tmp_path/'count').read_text(), 120))
+        (tmp_path/'toy.py').write_text((tmp_path/'toy.py').read_text().replace('int(sys.argv[2])', str(count + 5)))
+        assert count > 0 and job.wait(240, every=.5) == 'done', job.why
+        assert [c for c, _ in starts(tmp_path)] == [0, count] and int((tmp_path/'count').read_text()) == count + 5 and 'Requeued' in job.log
