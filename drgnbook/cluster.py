@@ -14,7 +14,7 @@ from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from threading import Thread
+from threading import Thread, current_thread, main_thread
 import torch
 from torch import Tensor, distributed as dist
 from fastcore.basics import patch_to
@@ -116,14 +116,23 @@ def _start(words, devices, module, where, folder):
     try: return subprocess.Popen([str(w) for w in words], env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors='replace', start_new_session=True)
     finally: signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR2})
 
+@contextmanager
+def _as_ctrl_c(signals=(signal.SIGTERM, signal.SIGHUP)):
+    "`kill` and a closed terminal mean what Ctrl-C means, where nobody else has said what they mean."
+    ours = [s for s in signals if current_thread() is main_thread() and signal.getsignal(s) is signal.SIG_DFL]
+    for s in ours: signal.signal(s, signal.default_int_handler)
+    try: yield
+    finally:
+        for s in ours: signal.signal(s, signal.SIG_DFL)
+
 def torchrun(words,                     # of the command line: ['resume', 'run1']
              devices: int = 1,          # workers on this machine
              module: str|None = 'drgnbook.cli',      # what they run; None: words[0] is a script
              where=(),                  # torchrun's options of several machines; none: this one alone
             ) -> bool:
-    "Run a command in several workers; True at its end, False if Ctrl-C ended it. Raises `ClusterError` if a worker dies."
+    "Run a command in several workers; True at its end, False if a Ctrl-C, `kill` or scancel ended it. Raises `ClusterError` if a worker dies."
     said, stopped = defaultdict(partial(deque, maxlen=200)), False
-    with TemporaryDirectory(prefix='drgnbook-') as folder, _start(words, devices, module, where, folder) as p:
+    with _as_ctrl_c(), TemporaryDirectory(prefix='drgnbook-') as folder, _start(words, devices, module, where, folder) as p:
         reader = Thread(target=_follow, args=(p.stdout, said))
         _running.append(p); reader.start()
         try: reader.join()
@@ -201,9 +210,10 @@ class Job:
     ended: str = ''        # by us: 'cancelled'
 
     @property
-    def ends(self):
-        "What its machines said at the end, the first one first."
-        return [json.loads(p.read_text()) for p in sorted((self.folder/'job').glob(f'{self.id}_*_end.json'))]
+    def ends(self) -> dict:
+        "What its machines said at the end, by their number, in the order of time."
+        paths = sorted((self.folder/'job').glob(f'{self.id}_*_end.json'), key=lambda p: p.stat().st_mtime)
+        return {int(p.name.split('_')[1]): json.loads(p.read_text()) for p in paths}
 
     @property
     def state(self) -> str:
@@ -211,14 +221,15 @@ class Job:
         state = (_local_state if self.cluster == 'local' else _slurm_state)(self.id)
         if state not in ('', 'done', 'failed'): return state
         ends = self.ends
-        if any(e['why'] for e in ends): return 'failed'
-        return ('done' if ends[0]['done'] else 'cancelled') if ends else state or Job.load(self.folder).ended or 'lost'
+        if any(e['why'] for e in ends.values()): return 'failed'
+        if 0 in ends: return 'done' if ends[0]['done'] else 'cancelled'
+        return state or Job.load(self.folder).ended or 'lost'
 
     @property
     def why(self) -> str:
         "What became of it, in words."
         state = self.state
-        more = '\n'.join(e['why'] for e in self.ends if e['why']) or (self.log if state in ('failed', 'lost') else '')
+        more = '\n'.join(e['why'] for e in self.ends.values() if e['why']) or self.log
         return f'job {self.id} {_WORDS[state]}' + (f':\n{more}' if state in ('failed', 'lost') else '')
 
     @property
@@ -266,7 +277,7 @@ def submit(words,                      # of the command line, such as ['resume',
     folder = Path(folder).absolute()
     if (folder/'job.json').exists() and (old := Job.load(folder)).state in ('waiting', 'running'): raise ClusterError(f'{old.why}: wait for it, or Job.load({str(folder)!r}).cancel()')
     task = _Task(str(folder/'job'), tuple(map(str, words)), workers or max(1, gpus), module)
-    slurm = {f'slurm_{k}': v for k, v in dict(partition=partition, srun_args=['--kill-on-bad-exit=1'], **slurm).items() if v is not None}
+    slurm = {f'slurm_{k}': v for k, v in dict(dict(partition=partition, srun_args=['--kill-on-bad-exit=1']), **slurm).items() if v is not None}
     try:
         executor = submitit.AutoExecutor(folder/'job', cluster=cluster, slurm_max_num_timeout=restarts, local_max_num_timeout=restarts)
         executor.update_parameters(name=folder.name, nodes=nodes, tasks_per_node=1, timeout_min=max(1, round(60*hours)), stderr_to_stdout=True, **(dict(gpus_per_node=gpus) if gpus else {}), **slurm)

@@ -100,7 +100,7 @@ print('ended by itself:', torchrun(sys.argv[1:], 2, module=None), flush=True)
 
 def pids(folder): return [int((folder/f'pid{r}').read_text() or 0) for r in range(2)] if (folder/'pid1').exists() and (folder/'pid0').exists() else []
 
-@pytest.mark.parametrize('sig, to', [(signal.SIGINT, 'launcher'), (signal.SIGTERM, 'worker')])
+@pytest.mark.parametrize('sig, to', [(signal.SIGINT, 'launcher'), (signal.SIGTERM, 'launcher'), (signal.SIGTERM, 'worker')])
 def test_a_signal_stops_all_at_one_step(tmp_path, sig, to):
     "Also to one worker alone; and saving may take its time"
     toy, launch = script(tmp_path, COUNT), tmp_path/'launch.py'
@@ -168,6 +168,12 @@ def starts(folder):
     "Where the count began at each start, and by which process"
     path = folder/'starts'
     return [tuple(map(int, l.split())) for l in path.read_text().splitlines()] if path.exists() else []
+
+def aim(folder, to): (folder/'toy.py').write_text((folder/'toy.py').read_text().replace('int(sys.argv[2])', str(to)))
+
+def family(pids):
+    "Processes and all that they have started"
+    return [p for pid in pids for p in [*family(map(int, own.say('pgrep', '-P', str(pid)))), pid]]
 
 def job_of(folder, to, cluster='local', **kwargs):
     "A job of two workers on the CPU that count, and save when told to stop"
@@ -248,9 +254,22 @@ with team() as me:
         assert int(until(lambda: (tmp_path/'count').exists() and (tmp_path/'count').read_text())) > 0
 
     def test_out_of_time(self, cluster, tmp_path):
-        "Before its minute is over it saves, queues again, and goes on from there"
-        job = job_of(tmp_path, 10**6, 'slurm', hours=1/60, signal_delay_s=20)
+        "Before its minute is over it saves, queues again, and goes on from there; on two nodes"
+        job = job_of(tmp_path, 10**6, 'slurm', nodes=2, workers=1, hours=1/60, signal_delay_s=20)
         count = int(until(lambda: (tmp_path/'count').exists() and (tmp_path/'count').read_text(), 120))
-        (tmp_path/'toy.py').write_text((tmp_path/'toy.py').read_text().replace('int(sys.argv[2])', str(count + 5)))
+        aim(tmp_path, count + 5)
         assert count > 0 and job.wait(240, every=.5) == 'done', job.why
         assert [c for c, _ in starts(tmp_path)] == [0, count] and int((tmp_path/'count').read_text()) == count + 5 and 'Requeued' in job.log
+
+    def test_node_lost(self, cluster, tmp_path):
+        "A machine that goes dark: Slurm starts the job again on the other, and it goes on from what is saved"
+        job = job_of(tmp_path, 10**6, 'slurm')
+        until(lambda: starts(tmp_path))
+        node = next(w[9:] for w in own.say('scontrol', 'show', 'job', '-o', job.id) if w.startswith('NodeList='))
+        steps = [int(p) for p in own.say('pgrep', '-f', rf'^slurmstepd: \[{job.id}\.')]
+        assert len(steps) == 2      # the batch script's and srun's
+        for pid in [cluster[node].pid, *family(steps)]: os.kill(pid, signal.SIGKILL)
+        aim(tmp_path, 5)
+        assert job.wait(300, every=.5) == 'done', job.why
+        assert [c for c, _ in starts(tmp_path)] == [0, 0] and 'saved at 5 of 5' in job.log
+        assert next(w[9:] for w in own.say('scontrol', 'show', 'job', '-o', job.id) if w.startswith('NodeList=')) != node
