@@ -25,7 +25,7 @@ from .data import Data, load_data, shuffled
 from .subspace import subspace
 from .latent import Batch, Table
 from .model import Model, calibrate, draw, sampling
-from .cluster import Team, team, torchrun
+from .cluster import Job, Team, submit, team, torchrun
 from .run import HISTORY, Run, RunError, load_checkpoint, locked, pick_device, prune, save_checkpoint
 
 # %% ../nbs/api/41_train.ipynb #a5875153
@@ -195,7 +195,7 @@ def resume(self: Run, epochs=None,      # a new total, to train longer
     "Train from the last checkpoint (or from the start) to the end."
     run = self if epochs is None else _with_options(self, epochs=epochs)
     words = ['resume', str(run.folder.absolute()), '--device', run.device.split(':')[0]]
-    if cluster: print(submit(words, run.folder, cluster, **job)); return run
+    if cluster: print(submit(words, run.folder, cluster, **job).why); return run
     if devices > 1: torchrun(words, devices); return run
     with team() as t, locked(run.folder) if t.first else nullcontext(): stopped = _train(replace(run, device=t.device(run.device)), t)
     if stopped and t.first: print(f'stopped in epoch {len(run.history) + 1}; Run.load({str(run.folder)!r}).resume() goes on from here')
