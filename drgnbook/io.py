@@ -15,8 +15,8 @@ import numpy as np
 from .metadata import Metadata, MetadataError, plain_table
 from .star import Star
 from .cs import Cs
-from .cryodrgn import safe_load, read_cryodrgn_poses, read_cryodrgn_ctf, write_cryodrgn, read_indices, write_indices
-from .stacks import Stacks, mrc_header, warn_faults, write_stack
+from .cryodrgn import read_cryodrgn_poses, read_cryodrgn_ctf, read_indices, write_indices
+from .stacks import mrc_header, warn_faults
 
 # %% ../nbs/api/17_io.ipynb #985ed5d0
 def _read_stacks(path, datadir, apix):
