@@ -34,11 +34,16 @@ def _fit():
 
 def _resume():
     "Train on from the last checkpoint."
-    from drgnbook.run import Run
+    from drgnbook.train import Run
     def command(run: str,             # folder of the run
                 epochs: int|None = None,   # a new total, to train longer
-                device: str|None = None):  # 'cuda', 'mps', 'cpu'; the best there is if not given
-        print(Run.load(run, device).resume(epochs))
+                device: str|None = None,   # 'cuda', 'mps', 'cpu'; the best there is if not given
+                devices: int = 1,          # workers on this machine: one a card, or processes of the CPU
+                cluster: str|None = None,  # 'slurm': as a job there (returns at once)
+                nodes: int = 1, gpus: int = 1,        # of the job: machines, and cards of each
+                partition: str|None = None, hours: float = 24.):      # of the job: where, and how long until it is queued again
+        job = dict(cluster=cluster, nodes=nodes, gpus=gpus, partition=partition, hours=hours) if cluster else {}
+        print(Run.load(run, device).resume(epochs, devices, **job))
     return command
 
 def _simulate():
@@ -146,3 +151,5 @@ def main(argv=None):      # words of the command line; sys.argv if None
         print(f'drgnbook {argv[0]}: {e}', file=sys.stderr)
         return 1
     return 0
+
+if __name__ == '__main__' and '__file__' in globals(): sys.exit(main())      # python -m drgnbook.cli, not a notebook

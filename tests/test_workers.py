@@ -1,0 +1,114 @@
+"Training with several workers and as a job: the same numbers, and a folder that stays good whatever happens."
+import json, os, signal, subprocess, sys, time
+
+import numpy as np, pytest, torch
+from drgnbook.cluster import ClusterError, Job
+from drgnbook.run import Run, RunError
+from drgnbook.simulate import simulate
+from drgnbook.train import Trainer, fit
+
+QUICK = dict(zdim=2, z='encoder', pose='table', width=32, encoder_width=32, epochs=2, sample=.3, batch_size=24, device='cpu')
+
+
+@pytest.fixture(scope='module')
+def ps(tmp_path_factory): return simulate(n=100, D=32, snr=1., junk=0., out=tmp_path_factory.mktemp('workers')/'set')
+
+
+def near(a, b, tolerance):
+    "Do two runs have the same weights, z and history, but for rounding?"
+    weights = zip(a.model.state_dict().values(), b.model.state_dict().values())
+    return (all(torch.allclose(x, y, atol=tolerance) for x, y in weights) and np.allclose(a.z, b.z, atol=tolerance)
+            and np.allclose(*(r.history[['loss', 'data', 'kl', 'lr']] for r in (a, b)), atol=tolerance))
+
+
+def test_two_workers_equal_one(ps, tmp_path):
+    "The last batch of an epoch (4 images) and all others, latents, history: as one worker would; and a run goes on with another number of them."
+    one = fit(ps, out=tmp_path/'one', **QUICK)
+    two = fit(ps, out=tmp_path/'two', devices=2, **QUICK)
+    assert near(one, two, 1e-5) and two.state == 'finished, 2 epochs'
+    assert near(one.resume(epochs=3), two.resume(epochs=3), 1e-5)                    # one worker goes on from two ...
+    assert near(one.resume(epochs=4), two.resume(epochs=4, devices=2), 1e-5)         # ... and two from one
+
+
+def test_subspace_of_two_workers(ps, tmp_path):
+    "What is found in closed form is found once and read by all."
+    words = {**QUICK, 'z': 'subspace', 'pose': 'given'}
+    assert near(fit(ps, out=tmp_path/'one', **words), fit(ps, out=tmp_path/'two', devices=2, **words), 1e-5)
+
+
+DYING = '''
+import os, signal, sys
+from drgnbook import cli, train
+step = train.Trainer.step
+def dying(self, *batch):
+    if os.environ['RANK'] == '1' and self.state['epoch'] == 1: os.kill(os.getpid(), signal.SIGKILL)
+    return step(self, *batch)
+train.Trainer.step = dying
+cli.main(sys.argv[1:])
+'''
+
+
+def test_a_worker_dies(ps, tmp_path, monkeypatch):
+    "The others end, it is said which one died, and the run goes on from the last epoch to the same end."
+    from drgnbook import train
+    (tmp_path/'dying.py').write_text(DYING)
+    start = train.torchrun
+    monkeypatch.setattr(train, 'torchrun', lambda words, devices: start([tmp_path/'dying.py', *words], devices, module=None))
+    with pytest.raises(ClusterError, match='worker 1 was killed by SIGKILL'): fit(ps, out=tmp_path/'run', devices=2, **QUICK)
+    run = Run.load(tmp_path/'run')
+    assert run.state == 'stopped in epoch 2 of 2' and len(run.history) == 1
+    assert near(run.resume(), fit(ps, out=tmp_path/'whole', **QUICK), 1e-5)
+
+
+def test_the_disk_is_full(ps, tmp_path, monkeypatch):
+    "The run says so, keeps what it has, and goes on."
+    from drgnbook import train
+    save = train.save_checkpoint
+    def full(run, model, optimiser, scaler, state, z):
+        if state['epoch'] == 2: raise OSError(28, 'No space left on device')
+        return save(run, model, optimiser, scaler, state, z)
+    monkeypatch.setattr(train, 'save_checkpoint', full)
+    with pytest.raises(RunError, match='No space left.*make room'): fit(ps, out=tmp_path/'run', **QUICK)
+    monkeypatch.setattr(train, 'save_checkpoint', save)
+    run = Run.load(tmp_path/'run')
+    assert [p.name for p in run.checkpoints] == ['0001']
+    assert near(run.resume(), fit(ps, out=tmp_path/'whole', **QUICK), 0)
+
+
+def test_the_card_is_full(ps, tmp_path, monkeypatch):
+    "Parts are halved, with a word, until they fit; the result is the same."
+    from drgnbook.model import Model
+    learn = Model.learn
+    def small(self, data, *batch, most, **kw):
+        if most > 2000: raise torch.cuda.OutOfMemoryError('out of memory')
+        return learn(self, data, *batch, most=most, **kw)
+    whole = fit(ps, out=tmp_path/'whole', **QUICK)
+    monkeypatch.setattr(Model, 'learn', small)
+    with pytest.warns(UserWarning, match='1,024 frequencies'): run = fit(ps, out=tmp_path/'run', **QUICK)
+    assert near(run, whole, 1e-5)
+    monkeypatch.setattr(Model, 'learn', lambda *a, **kw: (_ for _ in ()).throw(torch.cuda.OutOfMemoryError('out of memory')))
+    with pytest.warns(UserWarning), pytest.raises(RunError, match='the card is full even with'): fit(ps, out=tmp_path/'none', **QUICK)
+
+
+def test_as_a_job(ps, tmp_path):
+    "submitit's local executor: `fit` returns at once, the folder tells the rest, a second start is refused, the end is the same."
+    run = fit(ps, out=tmp_path/'run', cluster='local', gpus=0, **QUICK)
+    job = Job.load(run.folder)
+    assert job.wait(120, every=.5) == 'done', job.why
+    assert near(run, fit(ps, out=tmp_path/'whole', **QUICK), 0) and run.state == 'finished, 2 epochs'
+
+
+def test_end_is_a_request(ps, tmp_path):
+    "SIGTERM, as a cluster sends it, ends a run between two steps with a checkpoint; it goes on to the same bits."
+    words = {**QUICK, 'epochs': 200}
+    code = f'from drgnbook.particles import Particles\nfrom drgnbook.train import fit\nfit(Particles.read({str(ps.md.path)!r}), out={str(tmp_path/"run")!r}, **{words!r})'
+    p = subprocess.Popen([sys.executable, '-c', code])
+    end = time.monotonic() + 60
+    while not list((tmp_path/'run').glob('checkpoints/*')) and time.monotonic() < end: time.sleep(.05)
+    p.send_signal(signal.SIGTERM)
+    assert p.wait(60) == 0
+    run = Run.load(tmp_path/'run')
+    state = json.loads((run.checkpoints[-1]/'state.json').read_text())
+    assert 0 < state['epoch'] < 200 and run.state.startswith('stopped')
+    epochs = state['epoch'] + 2
+    assert near(run.resume(epochs=epochs), fit(ps, out=tmp_path/'whole', **QUICK).resume(epochs=epochs), 1.)      # another schedule of lr: the same order, other numbers
