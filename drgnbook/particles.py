@@ -201,11 +201,11 @@ def progress(items, desc, **kw):
 
 def _files(stacks):
     "Enough of the stacks to notice any change: paths, sizes, dates, sorted."
-    return sorted([str(p), p.stat().st_size, p.stat().st_mtime_ns] for p in stacks.paths)
+    return sorted([str(p.absolute()), p.stat().st_size, p.stat().st_mtime_ns] for p in stacks.paths)
 
 def _places(stacks):
     "The number of each picture, its row, in the stacks one after the other, sorted by path; and how many there are."
-    order = np.argsort([str(p) for p in stacks.paths])
+    order = np.argsort([str(p.absolute()) for p in stacks.paths])
     size = np.array([h.shape[0] for h in stacks.headers])
     first = np.empty_like(size)
     first[order] = np.r_[0, size[order].cumsum()[:-1]]

@@ -77,3 +77,59 @@ def test_cache_is_shared_and_shielded(ps, tmp_path, monkeypatch):
     assert ps[:3].cache().path.parent == tmp_path/'elsewhere'
     monkeypatch.setattr('shutil.disk_usage', lambda p: type('U', (), dict(free=10))())
     with pytest.raises(OSError, match='DRGNBOOK_CACHE'): ps.cache()
+
+
+def test_one_cache_for_all_who_read(ps, tmp_path):
+    "A selection written elsewhere, read again, and a table in another order find the rows that are there; a cache that was thrown away is made again."
+    whole = ps.cache()
+    there = Particles.read(ps[[9, 3, 40]].write(tmp_path/'some.star'), root=ps.where[0])
+    cache = there.cache()
+    assert cache.path == whole.path and torch.equal(cache[there.rows], whole[np.array([9, 3, 40])])
+    whole.path.unlink()
+    assert torch.equal(there.cache()[there.rows], cache[there.rows])
+
+
+def test_two_stacks_one_cache(tmp_path):
+    "Rows are counted over all stacks, sorted by path, whatever order a table names them in."
+    from drgnbook.metadata import Metadata, pd
+    from drgnbook.stacks import write_stack
+    from drgnbook.io import write_metadata
+    images = np.random.default_rng(0).normal(size=(9, 16, 16)).astype('f4')
+    for name, some in (('a', images[:4]), ('b', images[4:])): write_stack(tmp_path/f'{name}.mrcs', [some], len(some), 16, 4.)
+    def table(rows): return pd.DataFrame([dict(stack='ab'[r > 3] + '.mrcs', index=r - 4*(r > 3), apix=4.) for r in rows])
+    sets = []
+    for k, rows in enumerate(([8, 0, 5, 5], range(9))):
+        write_metadata(tmp_path/f'{k}.star', Metadata(table(rows)), box=16)
+        sets.append(Particles.read(tmp_path/f'{k}.star'))
+    some, whole = (ps.cache() for ps in sets)
+    assert some.path == whole.path and torch.equal(some[np.arange(4)], whole[np.array([8, 0, 5, 5])])
+    assert whole.read(np.array([7, 2]))[1].tolist() == [1, 0]
+
+
+def test_foreign_stacks_are_left_alone(ps, tmp_path):
+    (tmp_path/'there.mrcs').write_text('mine')
+    with pytest.raises(FileExistsError, match='other pictures'): ps.downsample(16, out=tmp_path/'there.mrcs')
+    assert (tmp_path/'there.mrcs').read_text() == 'mine'
+    one, two = ps[:5].downsample(16), ps[5:9].downsample(16)
+    assert one.stacks.paths != two.stacks.paths and torch.allclose(two.images(), fourier_crop(ps[5:9].images(), 16), atol=1e-5)
+
+
+def test_masked_and_blank_images(ps, tmp_path):
+    "Without a background white noise is assumed, with a word; a blank image becomes zeros."
+    from drgnbook.particles import window
+    from drgnbook.stacks import write_stack
+    img = ps.images()*window(32, .5, .7)
+    img[0] = 3.
+    write_stack(tmp_path/'masked.mrcs', [img.numpy()], 60, 32, 4.)
+    masked = Particles.read(tmp_path/'masked.mrcs')
+    with pytest.warns(UserWarning, match='masked'): assert (masked.noise_power() == 1).all()
+    f = masked.cache()[np.arange(3)]
+    assert (f[0] == 0).all() and f[1:].abs().max() > 0
+
+
+def test_dark_particles_stay_dark_on_paper(ps, tmp_path):
+    "A star file read as dark and written as .cs says so itself."
+    dark = Particles.read(ps.md.path, contrast='dark')
+    again = Particles.read(dark.write(tmp_path/'dark.cs'), root=ps.where[0])
+    assert torch.allclose(again.images([1]), -ps.images([1])) and (again.signs == -1).all()
+    with pytest.raises(ValueError, match='dark'): Particles.read(tmp_path/'dark.cs', root=ps.where[0], contrast='dark')

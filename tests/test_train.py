@@ -72,3 +72,50 @@ def test_broken_folders(ps, tmp_path):
     with pytest.raises(RunError, match='cannot be read'): Run.load(tmp_path)
     (tmp_path/'config.json').write_text(json.dumps(dict(version=99)))
     with pytest.raises(RunError, match='version 99'): Run.load(tmp_path)
+
+
+def test_nothing_is_left_of_what_cannot_start(ps, tmp_path):
+    for words in (dict(z='tabel'), dict(pose='tabel'), dict(precision='float8'), dict(zdim=-1), dict(encoding='none of them')):
+        with pytest.raises(ValueError): fit(ps, out=tmp_path/'run', **{**QUICK, **words})
+    assert not (tmp_path/'run').exists()
+
+
+def test_from_another_folder(ps, tmp_path, monkeypatch):
+    "A run finds its particles, and the cache that others made of them, wherever it is opened."
+    import shutil
+    shutil.copytree(ps.md.path.parent, tmp_path/'set', ignore=shutil.ignore_patterns('.drgnbook'))
+    monkeypatch.chdir(tmp_path/'set')
+    from drgnbook.particles import Particles
+    run = fit(Particles.read('particles.star', datadir='.')[10:90], out='run', **QUICK)
+    monkeypatch.chdir(tmp_path)
+    again = Run.load('set/run')
+    assert torch.equal(again.particles.images([0]), ps.images([10])) and again.resume(epochs=3).history.epoch.tolist() == [1, 2, 3]
+    assert len(list(tmp_path.rglob('*.f16'))) == 1
+
+
+def test_beyond_what_was_learnt(ps, tmp_path):
+    "A larger box than the training's has finer voxels and nothing new in them."
+    from drgnbook.fourier import ft
+    v = fit(ps, out=tmp_path/'run', **QUICK).volume(np.zeros(2), D=64)
+    f = ft(v.data, 3).abs()
+    assert v.apix == ps.apix/2 and f[0, 0, 17:].max() < 1e-4*f[0, 0, 1:15].max()
+
+
+def test_no_differences(tmp_path):
+    "Noise has no subspace, and that is said."
+    from drgnbook.data import load_data
+    from drgnbook.subspace import subspace
+    noise = simulate(n=50, D=32, snr=1e-12, junk=0., out=tmp_path/'noise')
+    with pytest.raises(ValueError, match='between 1 and'): subspace(load_data(noise), noise.pose, 50)
+
+
+def test_a_stop_in_the_first_epoch_leaves_z(ps, tmp_path, monkeypatch):
+    import signal
+    from drgnbook.train import Trainer
+    step = Trainer.step
+    def stopping(self, *batch):
+        if self.state['step'] == 1: os.kill(os.getpid(), signal.SIGINT)
+        return step(self, *batch)
+    monkeypatch.setattr(Trainer, 'step', stopping)
+    run = fit(ps, out=tmp_path/'run', **{**QUICK, 'z': 'subspace'})
+    assert run.checkpoints[-1].name == '0000-000002' and (np.abs(run.z).sum(1) > 0).all()

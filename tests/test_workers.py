@@ -1,11 +1,11 @@
 "Training with several workers and as a job: the same numbers, and a folder that stays good whatever happens."
-import json, os, signal, subprocess, sys, time
+import json, signal, subprocess, sys, time
 
 import numpy as np, pytest, torch
 from drgnbook.cluster import ClusterError, Job
 from drgnbook.run import Run, RunError
 from drgnbook.simulate import simulate
-from drgnbook.train import Trainer, fit
+from drgnbook.train import fit
 
 QUICK = dict(zdim=2, z='encoder', pose='table', width=32, encoder_width=32, epochs=2, sample=.3, batch_size=24, device='cpu')
 
