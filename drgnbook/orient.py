@@ -7,8 +7,7 @@ __all__ = ['GivenPose', 'PoseTable']
 
 # %% ../nbs/api/32_orient.ipynb #b09dfa14
 import torch
-from torch import nn, Tensor
-from jaxtyping import Float
+from torch import nn
 
 # %% ../nbs/api/32_orient.ipynb #8a99323e
 from .pose import Pose, R_to_sixd, sixd_to_R

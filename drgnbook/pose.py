@@ -7,7 +7,6 @@ __all__ = ['euler_to_R', 'R_to_euler', 'rotvec_to_R', 'R_to_rotvec', 'sixd_to_R'
            'random_rotations', 'Pose']
 
 # %% ../nbs/api/01_pose.ipynb #6405abe2
-import math
 from dataclasses import dataclass
 import numpy as np, torch
 import torch.nn.functional as F

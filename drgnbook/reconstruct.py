@@ -13,7 +13,6 @@ from jaxtyping import Float, Complex, Int
 
 # %% ../nbs/api/33_reconstruct.ipynb #d4f272e4
 from .fourier import Lattice, ift, shell_mean, shift
-from .pose import Pose
 from .volume import Volume, grid, radius, sphere_mask, fsc, resolution
 from .forward import corners, seam
 from .particles import Particles, progress

@@ -17,7 +17,7 @@ from fastcore.basics import patch, patch_to
 # %% ../nbs/api/40_run.ipynb #f8914817
 from .pose import Pose
 from .volume import Volume
-from .metadata import atomic, pd, write_json
+from .metadata import atomic, pd
 from .particles import Particles
 from .model import Model
 

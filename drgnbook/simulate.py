@@ -13,14 +13,14 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 import numpy as np, torch
 from torch import Tensor
-from jaxtyping import Float, Complex, Int
+from jaxtyping import Float, Int
 
 # %% ../nbs/api/23_simulate.ipynb #6dc8def1
 from .fourier import Lattice, shift as move
 from .pose import Pose, euler_to_R, R_to_rotvec, random_rotations
 from .ctf import CTF, ctf_params
 from .volume import Volume
-from .metadata import Metadata, plain_table, atomic, pd
+from .metadata import Metadata, plain_table, pd
 from .stacks import write_stack
 from .io import write_metadata
 from .forward import Blobs

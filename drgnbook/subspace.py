@@ -9,10 +9,10 @@ __all__ = ['posterior', 'MapGrid', 'Sums', 'agreement', 'vote', 'contrast', 'Sub
 from dataclasses import dataclass
 import torch
 from torch import Tensor
-from jaxtyping import Float, Complex, Int
+from jaxtyping import Float
 
 # %% ../nbs/api/34_subspace.ipynb #af97dd06
-from .fourier import Lattice, ft, ift, shell_mean, shift
+from .fourier import ft, ift, shell_mean, shift
 from .pose import Pose
 from .volume import Volume, radius, sphere_mask
 from .forward import corners, seam

@@ -6,7 +6,7 @@
 __all__ = ['learning_rate', 'Trainer', 'encode', 'graceful', 'fit']
 
 # %% ../nbs/api/41_train.ipynb #82b2ca3e
-import math, os, time
+import math, time
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -18,14 +18,13 @@ from fastcore.basics import patch
 
 # %% ../nbs/api/41_train.ipynb #bea8eb3a
 from .fourier import Lattice
-from .pose import Pose
 from .metadata import atomic, pd, write_array, write_json
 from .particles import Particles, progress
 from .data import Data, load_data, shuffled
 from .subspace import subspace
 from .latent import Batch, Table
 from .model import Model, calibrate, draw, sampling
-from .cluster import Job, Team, submit, team, torchrun
+from .cluster import Team, submit, team, torchrun
 from .run import HISTORY, Run, RunError, load_checkpoint, locked, pick_device, prune, save_checkpoint
 
 # %% ../nbs/api/41_train.ipynb #a5875153

@@ -86,7 +86,7 @@ def test_from_another_folder(ps, tmp_path, monkeypatch):
     shutil.copytree(ps.md.path.parent, tmp_path/'set', ignore=shutil.ignore_patterns('.drgnbook'))
     monkeypatch.chdir(tmp_path/'set')
     from drgnbook.particles import Particles
-    run = fit(Particles.read('particles.star', datadir='.')[10:90], out='run', **QUICK)
+    fit(Particles.read('particles.star', datadir='.')[10:90], out='run', **QUICK)
     monkeypatch.chdir(tmp_path)
     again = Run.load('set/run')
     assert torch.equal(again.particles.images([0]), ps.images([10])) and again.resume(epochs=3).history.epoch.tolist() == [1, 2, 3]
