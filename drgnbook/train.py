@@ -21,9 +21,10 @@ from .fourier import Lattice
 from .metadata import atomic, pd, write_array, write_json
 from .particles import Particles, progress
 from .data import Data, load_data, shuffled
+from .reconstruct import reconstruct
 from .subspace import subspace
 from .latent import Batch, Table
-from .model import Model, calibrate, draw, sampling
+from .model import Model, allowed, calibrate, draw, sampling
 from .cluster import Team, submit, team, torchrun
 from .run import HISTORY, Run, RunError, load_checkpoint, locked, pick_device, prune, save_checkpoint
 
@@ -65,8 +66,9 @@ class Trainer:
     def step(self, batch, i, pairs):
         "One step of gradient descent on a batch, of which this worker has the particles `i`; the sums of data term, KL and wishes to stop, still on the device."
         gen = _rng(self.o['seed'], self.state['epoch'], self.state['step'])
-        cols = draw(self.p, gen)
-        w = self.data.weight[cols]*(len(cols)/len(self.p)/self.p[cols].float()).to(self.data.weight)
+        cols, n = draw(self.p, gen), self.band()
+        cols = cols[cols < n]
+        w = self.data.weight[cols]*(len(cols)/n/self.p[cols].float()).to(self.data.weight)
         eps = self.team.mine(torch.randn(len(batch), self.o['zdim'], generator=gen)).to(w.device)
         beta = self.beta*min(1., (self.now + 1)/max(1, self.o['beta_warmup']*self.steps))
         self.optimiser.zero_grad(set_to_none=True)
@@ -76,6 +78,13 @@ class Trainer:
         for g in self.optimiser.param_groups: g['lr'] = self.lr*g['rel']
         self.scaler.step(self.optimiser); self.scaler.update()
         return sums
+
+@patch
+def band(self: Trainer) -> int:
+    "How many coefficients, from the first on, are looked at now."
+    if not self.o['grow']: return len(self.p)
+    rings = allowed(torch.from_numpy(np.load(self.run.folder/'fsc.npy')), self.now/(self.o['grow']*self.steps))
+    return max(1, int((self.data.lattice.radius <= rings).sum()))
 
 # %% ../nbs/api/41_train.ipynb #a32e8f03
 @patch
@@ -217,7 +226,9 @@ def _train(run, team):
 @patch
 def begin(self: Trainer, pose):
     "Set what is known before the first step."
-    if self.team.first: _find_z(self.run, self.data, pose)
+    if self.team.first:
+        _find_z(self.run, self.data, pose)
+        if self.o['grow']: write_array(self.run.folder/'fsc.npy', reconstruct(self.run.particles[:20_000]).fsc.numpy())
     self.team.wait()
     path = self.run.folder/'z_given.npy'
     calibrate(self.model, self.data, pose, self.o['envelope'], np.load(path) if path.exists() else None)
@@ -289,6 +300,7 @@ def fit(ps: Particles,
         encoder_width: int = 256, encoder_depth: int = 3,
         encoder_res: float = 0.,            # finest detail that the encoder sees, Å; 0: a quarter of the box's rings
         sample: float = .1,                 # part of the coefficients in a step; 1: all
+        grow: float = 0.,                   # epochs over which the band grows, as far as two half-maps agree; 0: all rings from the start
         noise: bool = True,                 # weigh coefficients by the noise measured; False: all alike, as cryoDRGN does
         scale: bool = False,                # fit a factor to each image
         precision: str|None = None,              # of the decoder: 'float32', 'bfloat16', 'float16'; on a card the shortest it is fast in, else 'float32', if None
