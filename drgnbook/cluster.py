@@ -44,7 +44,7 @@ class Team:
 
     def wait(self):
         "Go on when all workers are here."
-        if self.world > 1: dist.barrier()
+        self.sum_(torch.zeros(1))
 
     def device(self, name: str) -> str:
         "The device of this worker: its own card of a machine with several."
@@ -63,9 +63,9 @@ def team(minutes=30):      # how long a fellow may keep the others waiting
     if world == 1:
         yield Team()
         return
-    if torch.cuda.is_available(): torch.cuda.set_device(local)
-    backend = 'cpu:gloo,cuda:nccl' if torch.cuda.is_available() else 'gloo'
-    dist.init_process_group(backend, timeout=timedelta(minutes=minutes), **_meeting(rank, world))
+    cuda = torch.cuda.device_count() >= int(os.environ.get('LOCAL_WORLD_SIZE', world))      # a card for each
+    if cuda: torch.cuda.set_device(local)
+    dist.init_process_group('cpu:gloo,cuda:nccl' if cuda else 'gloo', timeout=timedelta(minutes=minutes), **_meeting(rank, world))
     me = Team(rank, world, local)
     yield me
     me.wait()

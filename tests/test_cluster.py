@@ -54,6 +54,8 @@ def alive(pid):
     try: return stat.read_text().rsplit(')', 1)[1].split()[0] != 'Z'
     except (FileNotFoundError, ProcessLookupError): return False
 
+def parent(pid): return int(Path(f'/proc/{pid}/stat').read_text().rsplit(')', 1)[1].split()[1])
+
 
 # A team
 
@@ -102,11 +104,12 @@ def pids(folder): return [int((folder/f'pid{r}').read_text() or 0) for r in rang
 
 @pytest.mark.parametrize('sig, to', [(signal.SIGINT, 'launcher'), (signal.SIGTERM, 'launcher'), (signal.SIGTERM, 'worker')])
 def test_a_signal_stops_all_at_one_step(tmp_path, sig, to):
-    "Also to one worker alone; and saving may take its time"
+    "Also to one worker alone; saving may take its time; and Slurm's warning of the end is not for them"
     toy, launch = script(tmp_path, COUNT), tmp_path/'launch.py'
     launch.write_text(LAUNCH)
     with subprocess.Popen([sys.executable, launch, toy, tmp_path, '1'], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as p:
         workers = until(lambda: all(pids(tmp_path)) and pids(tmp_path))
+        for pid in [parent(workers[0]), *workers]: os.kill(pid, signal.SIGUSR2)
         os.kill(p.pid if to == 'launcher' else workers[1], sig)
         said = p.communicate(timeout=60)[0]
     steps = {(tmp_path/f'steps{r}').read_text() for r in range(2)}
@@ -203,12 +206,21 @@ def test_a_local_job_cancelled(tmp_path):
     count = int((tmp_path/'count').read_text())
     assert job_of(tmp_path, count + 3).wait(60, every=.1) == 'done' and [c for c, _ in starts(tmp_path)] == [0, count]
 
+def test_a_local_job_out_of_time(tmp_path):
+    "The warning goes to the task above the workers: they save, and are started again"
+    job = job_of(tmp_path, 10**6)
+    until(lambda: starts(tmp_path))
+    os.kill(int(own.say('pgrep', '-P', job.id)[0]), signal.SIGUSR2)
+    count = int(until(lambda: (tmp_path/'count').exists() and (tmp_path/'count').read_text()))
+    aim(tmp_path, count + 3)
+    assert job.wait(60, every=.1) == 'done' and [c for c, _ in starts(tmp_path)] == [0, count]
+
 def test_a_local_job_killed(tmp_path):
     "Without a word: the job says so"
     job = job_of(tmp_path, 10**6)
     worker = until(lambda: starts(tmp_path))[0][1]
     parents = [worker]
-    while parents[-1] != int(job.id): parents.append(int(Path(f'/proc/{parents[-1]}/stat').read_text().rsplit(')', 1)[1].split()[1]))
+    while parents[-1] != int(job.id): parents.append(parent(parents[-1]))
     for pid in reversed(parents): os.kill(pid, signal.SIGKILL)
     assert job.wait(60, every=.1) == 'lost' and 'ended without a word' in job.why
 
