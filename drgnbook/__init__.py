@@ -21,6 +21,7 @@ from drgnbook.latent import *
 from drgnbook.orient import *
 from drgnbook.reconstruct import *
 from drgnbook.subspace import *
+from drgnbook.basis import *
 from drgnbook.train import *
 from drgnbook.landscape import *
 
