@@ -247,13 +247,11 @@ def start(self: Basis, data: Data, pose: Pose, z=None, agreement=None, gen=None)
 
 # %% ../nbs/api/35_basis.ipynb #15287fc9
 class Residual(nn.Module):
-    "Fixed maps and a neural field that adds what they lack; it starts as the maps."
-    def __init__(self, field: FourierMLP,
-                 maps: Basis|None = None):      # a consensus if None; a basis of the same zdim moves with z before the field does
+    "A fixed consensus map and a neural field that adds what it lacks; it starts as the consensus."
+    def __init__(self, field: FourierMLP):
         super().__init__()
         self.D, self.apix, self.zdim = field.D, field.apix, field.zdim
-        self.field, self.maps = field, (maps or Basis(self.D, self.apix)).requires_grad_(False)
-        if self.maps.zdim not in (0, self.zdim): raise ValueError(f'the maps are mixed by {self.maps.zdim} coordinates, the field by {self.zdim}: give both the same zdim')
+        self.field, self.consensus = field, Basis(field.D, field.apix).requires_grad_(False)
         nn.init.zeros_(field.layers[-1].weight); nn.init.zeros_(field.layers[-1].bias)
 
     @property
@@ -264,14 +262,14 @@ class Residual(nn.Module):
     def precision(self, dtype): self.field.precision = dtype
 
     def forward(self, k: Float[Tensor,'c n 3'], z: Float[Tensor,'b zdim']|None = None) -> Complex[Tensor,'b n']:
-        return self.maps(k, z if self.maps.zdim else None) + self.field(k, z)
+        return self.consensus(k) + self.field(k, z)
 
     def start(self, data: Data, pose: Pose, z=None, agreement=None, gen=None):
-        "Before training: the maps, by backprojection."
-        self.maps.start(data, pose, z if self.maps.zdim else None, agreement, gen)
+        "Before training: the consensus, by backprojection."
+        self.consensus.start(data, pose, None, agreement)
         return self
 
     def volumes(self, z=None, D=None) -> list[Volume]:
         "The densities at the rows of `z`, as a field's."
-        add, maps = self.field.volumes(z, D), self.maps.volumes(z if self.maps.zdim else None, D)
-        return [m + v for m, v in zip(maps if self.maps.zdim else maps*len(add), add)]
+        mean = self.consensus.volumes(None, D)[0]
+        return [mean + v for v in self.field.volumes(z, D)]
