@@ -22,6 +22,7 @@ latent
 orient
 reconstruct
 subspace
+basis
 model
 cluster
 run

@@ -135,6 +135,11 @@ def to_volume(decoder,                                   # (k, z) → coefficien
     return [Volume((v - v[border].mean()).cpu(), apix) for v in maps]
 
 @patch
+def start(self: FourierMLP, data, pose, z=None, agreement=None):
+    "What other decoders read from the data before training; a field starts from nothing."
+    return self
+
+@patch
 def volumes(self: FourierMLP, z=None, D=None) -> list[Volume]:      # D: a smaller or larger box of the same side in Å
     "The densities at the rows of `z`; projections of them are in units of a pixel's noise."
     D = D or self.D

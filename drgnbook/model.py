@@ -19,6 +19,7 @@ from .data import Data, spectra
 from .decoder import FourierMLP
 from .latent import Batch, Encoder, Table, Given
 from .orient import GivenPose, PoseTable
+from .basis import Basis, Residual
 
 # %% ../nbs/api/36_model.ipynb #b80e2652
 def sampling(lattice: Lattice, fraction: float) -> Float[Tensor,'n']:
@@ -47,6 +48,14 @@ def allowed(curve: Float[Tensor,'s'],      # FSC of two half-maps
     return max(len(curve)//8, 1 + int(below[0]) if len(below) else len(curve))
 
 # %% ../nbs/api/36_model.ipynb #659dfd82
+def _decoder(cfg, zdim, decoder, width, depth, encoding, sigma, **_):
+    "The decoder that the options name."
+    field = lambda: FourierMLP(cfg['D'], cfg['apix'], zdim, width, depth, encoding, sigma)
+    if decoder == 'residual': return Residual(field())
+    if decoder == 'field': return field()
+    if decoder == 'basis': return Basis(cfg['D'], cfg['apix'], zdim)
+    raise ValueError(f"decoder is 'residual', 'field' or 'basis', found {decoder!r}")
+
 def _latent(cfg, zdim, z, encoder_width, encoder_depth, **_):
     "The z source that the options name."
     if zdim == 0 or z in ('given', 'subspace'): return Given(torch.zeros(cfg['N'], zdim))
@@ -73,8 +82,7 @@ class Model(nn.Module):
         opt = cfg['options']
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(opt['seed'])
-            self.decoder = FourierMLP(cfg['D'], cfg['apix'], opt['zdim'], opt['width'], opt['depth'], opt['encoding'], opt['sigma'])
-            self.latent, self.pose = _latent(cfg, **opt), _pose(cfg, **opt)
+            self.decoder, self.latent, self.pose = _decoder(cfg, **opt), _latent(cfg, **opt), _pose(cfg, **opt)
         self.decoder.precision = getattr(torch, opt['precision'])
         self.scale = opt['scale']
 
@@ -96,13 +104,14 @@ class Model(nn.Module):
         return misfit(pred*best_scale(pred, seen, w) if self.scale else pred, seen, w)
 
 @torch.no_grad()
-def calibrate(model: Model, data: Data, pose: Pose, envelope=True, z=None):
-    "Set what is known before training: poses, given z, the scales of input and output."
+def calibrate(model: Model, data: Data, pose: Pose, envelope=True, z=None, agreement=None):
+    "Set what is known before training: poses, given z, the scales of input and output, the maps that a decoder starts from."
     total, signal = spectra(data)
     if envelope: model.decoder.envelope.copy_(signal.sqrt())
     if isinstance(model.latent, Encoder): model.latent.rms.copy_(total.sqrt()[data.lattice.shell[:model.latent.m]])
-    if z is not None: model.latent.z.copy_(torch.as_tensor(z))
+    if z is not None: model.latent.z.copy_(z)
     model.pose.R.copy_(pose.R); model.pose.t.copy_(pose.t)
+    model.decoder.start(data, pose, z, agreement)
     return model
 
 # %% ../nbs/api/36_model.ipynb #32021d24

@@ -61,6 +61,7 @@ def load(cls, folder, device=None) -> Run:
     try: config = json.loads(path.read_text())
     except ValueError as e: raise RunError(f'{path} cannot be read: {e}') from None
     if config.get('version') != 1: raise RunError(f'{path} is of version {config.get("version")}, this drgnbook reads version 1')
+    config['options'] = dict(dict(decoder='field', grow=0., compile=False), **config['options'])          # runs of version 0.1 did not name them
     return cls(Path(folder), config, str(device or pick_device()))
 
 @patch(as_prop=True)

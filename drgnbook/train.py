@@ -23,6 +23,7 @@ from .particles import Particles, progress
 from .data import Data, load_data, shuffled
 from .reconstruct import reconstruct
 from .subspace import subspace
+from .decoder import FourierMLP
 from .latent import Batch, Table
 from .model import Model, allowed, calibrate, draw, sampling
 from .cluster import Team, submit, team, torchrun
@@ -40,7 +41,8 @@ def learning_rate(step, total, lr, warmup=100):
 def _optimiser(model, o):
     "Adam, with rates relative to `lr`: networks 1, tables of z 20, tables of poses 1."
     table = isinstance(model.latent, Table)
-    groups = [dict(params=[*model.decoder.parameters(), *([] if table else model.latent.parameters())], rel=1., weight_decay=o['weight_decay']),
+    decoder = [p for p in model.decoder.parameters() if p.requires_grad]
+    groups = [dict(params=[*decoder, *([] if table else model.latent.parameters())], rel=1., weight_decay=o['weight_decay']),
               dict(params=list(model.latent.parameters()) if table else [], rel=20.), dict(params=list(model.pose.parameters()), rel=o['pose_lr'])]
     return torch.optim.Adam([g for g in groups if g['params']], lr=o['lr'], fused=True)
 
@@ -58,7 +60,8 @@ class Trainer:
         self.most = 4096 if data.device.type == 'cpu' else 2**19        # frequencies in a part: what stays in a processor's cache, what fills a card
         self.params = [p for g in self.optimiser.param_groups for p in g['params']]
         self.stop, self.stopped = [], False
-        if self.o['compile']: model.decoder.hidden = torch.compile(model.decoder.hidden, dynamic=True)
+        for m in model.modules():
+            if self.o['compile'] and isinstance(m, FourierMLP): m.hidden = torch.compile(m.hidden, dynamic=True)
 
     @property
     def now(self): return self.state['epoch']*self.steps + self.state['step']
@@ -230,8 +233,8 @@ def begin(self: Trainer, pose):
         _find_z(self.run, self.data, pose)
         if self.o['grow']: write_array(self.run.folder/'fsc.npy', reconstruct(self.run.particles[:20_000]).fsc.numpy())
     self.team.wait()
-    path = self.run.folder/'z_given.npy'
-    calibrate(self.model, self.data, pose, self.o['envelope'], np.load(path) if path.exists() else None)
+    known = [torch.from_numpy(np.load(p)).to(self.data.device) if p.exists() else None for p in (self.run.folder/'z_given.npy', self.run.folder/'agreement.npy')]
+    calibrate(self.model, self.data, pose, self.o['envelope'], *known)
     if not self.model.latent.m: self.z = encode(self.model, self.data)
 
 def _find_z(run, data, pose):
@@ -293,7 +296,8 @@ def fit(ps: Particles,
         weight_decay: float = 0.,           # of the networks
         beta: float|None = None,                 # weight of the KL; 1/zdim if None
         beta_warmup: float = 0.,            # epochs over which it grows from 0
-        width: int = 256, depth: int = 3,   # of the decoder
+        decoder: str = 'residual',          # 'residual' (a neural field on top of the consensus map), 'field' (alone, as cryoDRGN's), 'basis' (voxel maps mixed by z)
+        width: int = 256, depth: int = 3,   # of the field
         encoding: str = 'gaussian',         # 'gaussian', 'geometric' or 'none'
         sigma: float = 1.,                  # of the Gaussian encoding
         envelope: bool = True,              # scale the decoder's output ring by ring to the signal; False: cryoDRGN's
@@ -303,7 +307,7 @@ def fit(ps: Particles,
         grow: float = 0.,                   # epochs over which the band grows, as far as two half-maps agree; 0: all rings from the start
         noise: bool = True,                 # weigh coefficients by the noise measured; False: all alike, as cryoDRGN does
         scale: bool = False,                # fit a factor to each image
-        precision: str|None = None,              # of the decoder: 'float32', 'bfloat16', 'float16'; on a card the shortest it is fast in, else 'float32', if None
+        precision: str|None = None,              # of the field: 'float32', 'bfloat16', 'float16'; on a card the shortest it is fast in, else 'float32', if None
         compile: bool = False,              # torch.compile the decoder: half a minute, then faster on a card
         pose_lr: float = 1.,                # rate of a pose table, relative to lr
         minutes: float = 10.,               # between checkpoints inside an epoch
