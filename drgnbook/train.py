@@ -280,11 +280,11 @@ def _check(ps, o):
     ps.pose, ps.ctf, ps.apix          # each says what is missing
 
 def _defaults(o, device):
-    "What depends on the device: a processor is best with small steps, a card with large ones and half precision."
-    card = device.startswith('cuda')
+    "What depends on the device and on z: a processor is best with small steps, a card with large ones and half precision; where z is still to be learnt, no map should be given away."
+    card, learnt = device.startswith('cuda'), isinstance(o['z'], str) and o['z'] in ('encoder', 'table') and o['zdim'] > 0
     batch = o['batch_size'] or (64 if card else 8)
     half = 'bfloat16' if card and torch.cuda.is_bf16_supported(including_emulation=False) else 'float16'
-    return dict(o, batch_size=batch, lr=o['lr'] or 1e-3*(batch/8)**.5, precision=o['precision'] or (half if card else 'float32'))
+    return dict(o, batch_size=batch, decoder=o['decoder'] or ('field' if learnt else 'residual'), lr=o['lr'] or 1e-3*(batch/8)**.5, precision=o['precision'] or (half if card else 'float32'))
 
 def fit(ps: Particles,
         zdim: int = 8,                      # latent dimensions; 0 for one homogeneous map
@@ -296,7 +296,7 @@ def fit(ps: Particles,
         weight_decay: float = 0.,           # of the networks
         beta: float|None = None,                 # weight of the KL; 1/zdim if None
         beta_warmup: float = 0.,            # epochs over which it grows from 0
-        decoder: str = 'residual',          # 'residual' (a neural field on top of the consensus map), 'field' (alone, as cryoDRGN's), 'basis' (voxel maps mixed by z)
+        decoder: str|None = None,                # 'residual' (a neural field on top of the consensus map), 'field' (alone, as cryoDRGN's), 'basis' (voxel maps mixed by z); 'residual' where z is known, else 'field', if None
         width: int = 256, depth: int = 3,   # of the field
         encoding: str = 'gaussian',         # 'gaussian', 'geometric' or 'none'
         sigma: float = 1.,                  # of the Gaussian encoding
