@@ -14,7 +14,7 @@ TORCH ?= torch==2.13.0
 
 BIN   := $(VENV)/bin
 READY := $(VENV)/.ready
-NB    ?= $(wildcard nbs/api/*.ipynb nbs/tutorials/*.ipynb)
+NB    ?= $(wildcard nbs/api/*.ipynb nbs/tutorials/*.ipynb nbs/explanations/*.ipynb)
 
 .PHONY: help demo test lab export notebooks bench clean
 help:

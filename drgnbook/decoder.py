@@ -86,7 +86,7 @@ class FourierMLP(nn.Module):
 
     def hidden(self, x, z):
         "Through the layers, to pairs (re, im)."
-        if self.by_hand and torch.is_grad_enabled() and not x.requires_grad:
+        if self.by_hand and torch.is_grad_enabled() and not x.requires_grad and (z is None or len(z) == len(x)):
             c = self.layers[0].bias + (self.from_z(z) if self.zdim else x.new_zeros(len(x), 1))
             return Stack.apply(x, c, self.layers[0].weight, *(p for l in self.layers[1:] for p in (l.weight, l.bias)))
         with torch.autocast(x.device.type, self.precision, enabled=self.precision != torch.float32):

@@ -62,16 +62,16 @@ def _selection(keep, N):
     return keep if len(keep) else keep.astype(int)
 
 # %% ../nbs/api/21_particles.ipynb #23c07d56
-def _join_cryodrgn(md, D, poses, ctf):
-    "The table with the poses and CTFs of cryoDRGN's pickles."
+def _join_cryodrgn(md, D, poses, ctf, shifts=None, apix=None):
+    "The table with the poses and CTFs of cryoDRGN's pickles; a pixel size that was given wins."
     table = md.table.copy()
-    params = read_cryodrgn_ctf(ctf) if ctf else None
-    if params is not None:
+    if ctf:
+        params = read_cryodrgn_ctf(ctf)
         _same_count(len(params), len(table), ctf, md.path)
-        for c in params.columns.difference(['box']): table[c] = params[c].to_numpy()*(params['box'].to_numpy()/D if c == 'apix' else 1)
+        for c in params.columns.difference(['box', 'apix'] if apix else ['box']): table[c] = params[c].to_numpy()*(params['box'].to_numpy()/D if c == 'apix' else 1)
     md = replace(md, table=table)
     if not poses: return md
-    R, t = read_cryodrgn_poses(poses, D, float(table['apix'].iloc[0]))
+    R, t = read_cryodrgn_poses(poses, D, table.get('apix'), shifts)
     _same_count(len(R), len(table), poses, md.path)
     return md.with_poses(R, t)
 
@@ -95,7 +95,7 @@ def read(cls, path,            # .star, .cs, .mrcs, .mrc or .txt
     if contrast == 'dark' and 'sign' in md.table and (md.table['sign'] < 0).any():
         raise ValueError(f"{path} says itself that its particles are dark (blob/sign), and they are turned on reading: leave contrast='dark' out")
     stacks = Stacks(md.table, root, datadir)
-    md = _check_finite(_join_cryodrgn(md, stacks.D, poses, ctf))
+    md = _check_finite(_join_cryodrgn(md, stacks.D, poses, ctf, shifts, apix))
     ps = cls(md, stacks, np.arange(len(md)), -1. if contrast == 'dark' else 1., (root, datadir and str(Path(datadir).absolute())))
     return ps if ind is None else ps[read_indices(ind)]
 
