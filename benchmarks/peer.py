@@ -11,26 +11,18 @@ from dataclasses import dataclass
 from pathlib import Path
 import numpy as np, torch
 from fastcore.script import call_parse
-from drgnbook import Lattice, simulate
+from drgnbook import Lattice
+from gpu import flops
 from sets import Peer, child, env, linear_set, machine
 
 ZDIM = 8
 STEPS = [(64, 256, 256), (128, 256, 48), (64, 1024, 48)]           # box, width, images: an epoch takes the peer some 15 s
 
 
-def points(D, peer=False):
-    "Frequencies that a step evaluates for an image: half of those in the disc, ours up to D/2 - 1, the peer's up to D/2."
-    if not peer: return len(Lattice(D))
+def peer_points(D):
+    "Frequencies that the peer evaluates for an image: half of those up to D/2 (ours go to D/2 - 1)."
     ax = np.arange(D + 1) - D//2
     return (int((ax[:, None]**2 + ax**2 <= (D//2)**2).sum()) + 1)//2
-
-
-def flops(D, width, depth=3, peer=False):
-    "Of the matrix products that an image needs, forward and backward; no gradient flows into frequencies or images."
-    n, m = points(D, peer), 2*points(D, peer)
-    decoder = n*(4*3*D*width + 6*(depth*width**2 + 2*width))
-    encoder = 4*m*width + 6*(depth*width**2 + 2*ZDIM*width)
-    return decoder + encoder + 6*ZDIM*width
 
 
 FORMULA = ('GFLOP of an image: n (4·3D·W + 6 (3W² + 2W)) + 4·2n·W + 6 (3W² + 2·zdim·W) + 6·zdim·W, that is two operations for each product of a layer, forward and in both gradients '
@@ -56,7 +48,7 @@ def ceiling(width, threads, seconds=2.):
     return max(map(rate, (2048, 16384)))
 
 
-def ours(*words): return [sys.executable, '-m', 'drgnbook.cli', *map(str, words)]
+def ours(*words): return [sys.executable, '-c', 'import sys; from drgnbook.cli import main; sys.exit(main())', *map(str, words)]
 
 
 def our_fit(folder, out, epochs, width, batch, same=True):
@@ -112,7 +104,7 @@ def steps(b: Bench, epochs=3):
         us, them, top = b.turns(lambda: our_steps(folder, b.fresh('us'), epochs, width, b.batch, b.threads),
                                 lambda: peer_steps(b.peer, folder, b.fresh('them'), epochs, width, b.batch, b.threads), lambda: ceiling(width, b.threads))
         t, p = (med([s for seconds, _ in runs for s in seconds])/n for runs in (us, them))
-        G, Gp, top = flops(D, width)/1e9, flops(D, width, peer=True)/1e9, med(top)
+        G, Gp, top = flops(D, width)/1e9, flops(D, width, n=peer_points(D))/1e9, med(top)
         rows.append(f'| D = {D}, {width}×3 | {1e3*t:.1f} ms | {1e3*p:.1f} ms | {p/t:.2f} | {G:.2f} | {G/t:.0f} | {Gp/p:.0f} | {top:.0f} | {G/t/top:.0%} | {Gp/p/top:.0%} | {med([m for _, m in us]):.2f} | {med([m for _, m in them]):.2f} |')
         print(rows[-1], flush=True)
     return [f'### A training step, time of an image (batches of {b.batch}, float32)', '', FORMULA, '',
