@@ -4,10 +4,12 @@
 ## make export     notebooks -> drgnbook/*.py, README.md
 ## make notebooks  run and clean in place           (NB=nbs/api/00_fourier.ipynb for one; else all)
 ## make bench      the figures of BENCHMARKS.md    (needs ../shared/data for the 10076-like set)
+## make bench-peer  the same beside cryodrgn, in an environment of its own (PEER=.peer); an hour on two cores
 ## make clean      remove what was made, but .venv
 
 PY   ?= python3
 VENV ?= .venv
+PEER ?= .peer
 # Pinned so that everyone who works on drgnbook gets the same numbers; the package itself asks for torch>=2.4.
 # Another build: make test TORCH='torch --index-url https://download.pytorch.org/whl/cpu'
 TORCH ?= torch==2.13.0
@@ -16,7 +18,7 @@ BIN   := $(VENV)/bin
 READY := $(VENV)/.ready
 NB    ?= $(wildcard nbs/api/*.ipynb nbs/tutorials/*.ipynb nbs/explanations/*.ipynb)
 
-.PHONY: help demo test lab export notebooks bench clean
+.PHONY: help demo test lab export notebooks bench peer bench-peer clean
 help:
 	@sed -n 's/^## //p' Makefile
 
@@ -50,6 +52,12 @@ notebooks: $(READY)
 bench: $(READY)
 	$(BIN)/python benchmarks/imports.py
 	$(BIN)/python benchmarks/empiar10076.py
+
+peer:
+	sh benchmarks/peer_env.sh $(PEER) $(PY) '$(TORCH)'
+
+bench-peer: $(READY) peer
+	$(BIN)/python benchmarks/peer.py all --peer $(PEER)/bin/python
 
 clean:
 	rm -rf demo build dist _docs _proc *.egg-info .pytest_cache

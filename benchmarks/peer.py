@@ -1,0 +1,200 @@
+"""drgnbook beside the installed cryoDRGN on this machine's CPU, and both beside what its matrix products allow.
+
+    sh benchmarks/peer_env.sh .peer
+    python benchmarks/peer.py steps|run|volumes|downsample|all [--peer .peer/bin/python] [--threads 2] [--repeats 3]
+
+Both are run as programs on the same files, in turn, with the same number of threads; a figure is the median of its repeats.
+The tables (Markdown) come last. On two cores: steps 15 min, run 15, volumes 20, downsample 1.
+"""
+import re, statistics, subprocess, sys, tempfile, time
+from dataclasses import dataclass
+from pathlib import Path
+import numpy as np, torch
+from fastcore.script import call_parse
+from drgnbook import Lattice
+from gpu import flops
+from sets import Peer, child, env, linear_set, machine
+
+ZDIM = 8
+STEPS = [(64, 256, 256), (128, 256, 48), (64, 1024, 48)]           # box, width, images: an epoch takes the peer some 15 s
+
+
+def peer_points(D):
+    "Frequencies that the peer evaluates for an image: half of those up to D/2 (ours go to D/2 - 1)."
+    ax = np.arange(D + 1) - D//2
+    return (int((ax[:, None]**2 + ax**2 <= (D//2)**2).sum()) + 1)//2
+
+
+FORMULA = ('GFLOP of an image: n (4·3D·W + 6 (3W² + 2W)) + 4·2n·W + 6 (3W² + 2·zdim·W) + 6·zdim·W, that is two operations for each product of a layer, forward and in both gradients '
+           'but the first layer\'s input, decoder and encoder; n is half of the disc\'s frequencies.')
+
+CEILING = '''
+import sys, time, torch
+width, rows, seconds = int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
+x, g, w = torch.randn(rows, width), torch.randn(rows, width), torch.randn(width, width)
+y, dx, dw = torch.empty(rows, width), torch.empty(rows, width), torch.empty(width, width)
+def three(): torch.mm(x, w.T, out=y); torch.mm(g, w, out=dx); torch.mm(g.T, x, out=dw)
+for _ in range(3): three()
+best, end = float('inf'), time.perf_counter() + seconds
+while time.perf_counter() < end:
+    start = time.perf_counter(); three(); best = min(best, time.perf_counter() - start)
+print(6*rows*width*width/best/1e9)
+'''
+
+
+def ceiling(width, threads, seconds=2.):
+    "GFLOP/s of the three float32 products of a hidden layer (forward, gradients of input and weight), by the better of two numbers of rows."
+    rate = lambda rows: float(subprocess.run([sys.executable, '-c', CEILING, str(width), str(rows), str(seconds)], env=env(threads), check=True, capture_output=True, text=True).stdout)
+    return max(map(rate, (2048, 16384)))
+
+
+def ours(*words): return [sys.executable, '-c', 'import sys; from drgnbook.cli import main; sys.exit(main())', *map(str, words)]
+
+
+def our_fit(folder, out, epochs, width, batch, same=True):
+    "The command line of a training: the peer's mathematics (all coefficients, an encoder of all of them), or the defaults."
+    alike = ['--z', 'encoder', '--sample', 1, '--no-noise', '--no-envelope', '--sigma', .5, '--encoder_res', .1, '--encoder_width', width, '--lr', 1e-4, '--batch_size', batch]
+    return ours('fit', folder/'particles.star', '--out', out, '--zdim', ZDIM, '--epochs', epochs, '--width', width, '--precision', 'float32', '--device', 'cpu', *(alike if same else []))
+
+
+def our_steps(folder, out, epochs, width, batch, threads):
+    "Seconds of the epochs after the first, and peak memory, GB."
+    import pandas as pd
+    used = child(our_fit(folder, out, epochs, width, batch), threads)
+    return list(pd.read_csv(out/'history.csv').seconds[1:]), used.memory
+
+
+def peer_steps(peer, folder, out, epochs, width, batch, threads):
+    used = child(peer.train(folder, out, epochs, ZDIM, width, batch), threads)
+    clock = re.findall(r'Finished in (\d+):(\d+):([\d.]+)$', used.output, re.M)
+    seconds = [3600*int(h) + 60*int(m) + float(s) for h, m, s in clock]
+    if len(seconds) != epochs: raise RuntimeError(f'{epochs} epochs were asked for, the log of cryodrgn has the times of {len(seconds)}:\n{used.output[-2000:]}')
+    return seconds[1:], used.memory
+
+
+@dataclass
+class Bench:
+    peer: Peer
+    threads: int
+    repeats: int
+    batch: int
+    seed: int
+    tmp: Path
+
+    def set(self, n, D):
+        folder = self.tmp/f'set{n}_{D}'
+        linear_set(folder, n, D, seed=self.seed)
+        return self.peer.parse(folder)
+
+    def fresh(self, name): return Path(tempfile.mkdtemp(prefix=name, dir=self.tmp))/'run'
+
+    def turns(self, *what):
+        "Call each of the functions, in turn, as often as asked; a list of results for each."
+        return list(zip(*[[f() for f in what] for _ in range(self.repeats)]))
+
+
+med = statistics.median
+
+
+def steps(b: Bench, epochs=3):
+    "One training step of `train_vae` and of `fit` with its mathematics."
+    rows = []
+    for D, width, n in STEPS:
+        folder = b.set(n, D)
+        us, them, top = b.turns(lambda: our_steps(folder, b.fresh('us'), epochs, width, b.batch, b.threads),
+                                lambda: peer_steps(b.peer, folder, b.fresh('them'), epochs, width, b.batch, b.threads), lambda: ceiling(width, b.threads))
+        t, p = (med([s for seconds, _ in runs for s in seconds])/n for runs in (us, them))
+        G, Gp, top = flops(D, width)/1e9, flops(D, width, n=peer_points(D))/1e9, med(top)
+        rows.append(f'| D = {D}, {width}×3 | {1e3*t:.1f} ms | {1e3*p:.1f} ms | {p/t:.2f} | {G:.2f} | {G/t:.0f} | {Gp/p:.0f} | {top:.0f} | {G/t/top:.0%} | {Gp/p/top:.0%} | {med([m for _, m in us]):.2f} | {med([m for _, m in them]):.2f} |')
+        print(rows[-1], flush=True)
+    return [f'### A training step, time of an image (batches of {b.batch}, float32)', '', FORMULA, '',
+            '| | drgnbook | cryodrgn | ratio | GFLOP | GFLOP/s | cryodrgn\'s | matrix products | share | cryodrgn\'s | peak GB | cryodrgn\'s |', '|---|---|---|---|---|---|---|---|---|---|---|---|', *rows]
+
+
+def run(b: Bench, n=500, epochs=5):
+    "A whole run with everything in it, as the clock on the wall sees it."
+    folder = b.set(n, 64)
+    def one(command):
+        def call():
+            cache = folder/'.drgnbook'
+            for p in cache.glob('*'): p.unlink()               # each run transforms its images
+            return child(command(), b.threads)
+        return call
+    us, them, defaults = b.turns(one(lambda: our_fit(folder, b.fresh('us'), epochs, 256, b.batch)), one(lambda: b.peer.train(folder, b.fresh('them'), epochs, ZDIM, 256, b.batch)),
+                                 one(lambda: our_fit(folder, b.fresh('own'), epochs, 256, b.batch, same=False)))
+    p = med([x.seconds for x in them])
+    row = lambda name, xs: f'| {name} | {med([x.seconds for x in xs]):.1f} s | {p/med([x.seconds for x in xs]):.2f} | {med([x.memory for x in xs]):.2f} |'
+    return [f'### A whole run: {epochs} epochs of {n} images, D = 64, 256×3, from start to end of the program', '',
+            '| | seconds | ratio | peak GB |', '|---|---|---|---|', row('cryodrgn train_vae', them), row('drgnbook fit, the same mathematics', us), row('drgnbook fit, defaults (z from the subspace, a tenth of the coefficients)', defaults)]
+
+
+def seconds_a_map(call, n):
+    "From n maps and from one, so that the start of the program does not count."
+    one, many = call(1), call(n)
+    return (many.seconds - one.seconds)/(n - 1), many.memory
+
+
+def volumes(b: Bench, D=128, n=((256, 20), (1024, 2))):
+    "Maps at points of latent space."
+    rows, folder = [], b.set(16, D)
+    for width, maps in n:
+        us, them = b.fresh('us'), b.fresh('them')
+        child(our_fit(folder, us, 1, width, b.batch), b.threads); child(b.peer.train(folder, them, 1, ZDIM, width, b.batch), b.threads)
+        z = np.random.default_rng(b.seed).normal(size=(max(maps, 4), ZDIM))
+        def our(D):
+            def call(q):
+                np.save(b.tmp/'z.npy', z[:q])
+                return child(ours('volumes', us, '--z', b.tmp/'z.npy', '--D', D, '--out', b.fresh('maps')), b.threads)
+            return lambda: seconds_a_map(call, max(maps, 4))
+        def peers(q):
+            np.savetxt(b.tmp/'z.txt', z[:q])
+            return child(b.peer.command('eval_vol', them/'weights.pkl', '-c', them/'config.yaml', '--zfile', b.tmp/'z.txt', '-o', b.fresh('maps')), b.threads)
+        full, small, theirs = b.turns(our(D), our(D//2), lambda: seconds_a_map(peers, maps))
+        t, s, p = (med([x for x, _ in runs]) for runs in (full, small, theirs))
+        rows.append(f'| {width}×3, {maps} maps | {t:.2f} s | {p:.2f} s | {p/t:.2f} | {s:.2f} s | {t/s:.1f} | {med([m for _, m in full]):.2f} | {med([m for _, m in theirs]):.2f} |')
+        print(rows[-1], flush=True)
+    return [f'### A map at {D}³', '', f'| | drgnbook | cryodrgn eval_vol | ratio | drgnbook at {D//2}³ | sooner than {D}³ | peak GB | cryodrgn\'s |', '|---|---|---|---|---|---|---|---|', *rows]
+
+
+SHRINK = 'import sys; from drgnbook import Particles; Particles.read(sys.argv[1], apix=1.).downsample(int(sys.argv[2]), out=sys.argv[3])'
+
+
+def downsample(b: Bench, n=2000, D=256, small=128):
+    "A stack made smaller, read and written."
+    import mrcfile
+    stack, gen = b.tmp/'large.mrcs', torch.Generator().manual_seed(b.seed)
+    with mrcfile.new_mmap(stack, (n, D, D), 2, overwrite=True) as m:
+        m.set_image_stack(); m.voxel_size = 1.
+        for s in range(0, n, 200): m.data[s:s+200] = torch.randn(min(200, n - s), D, D, generator=gen).numpy()
+    new = lambda name: b.fresh(name).with_suffix('.mrcs')
+    us, them = b.turns(lambda: child([sys.executable, '-c', SHRINK, stack, small, new('us')], b.threads), lambda: child(b.peer.command('downsample', stack, '-D', small, '-o', new('them'), '--max-threads', b.threads), b.threads))
+    a, c = (mrcfile.read(next(b.tmp.glob(f'{name}*/*.mrcs'))) for name in ('us', 'them'))
+    r = np.corrcoef(a.ravel(), c.ravel())[0, 1]
+    p, t = (med([x.seconds for x in xs]) for xs in (them, us))
+    return [f'### {n:,} images from {D} to {small} px, from start to end of the program', '', '| | seconds | ratio | peak GB |', '|---|---|---|---|',
+            f'| cryodrgn downsample | {p:.1f} s | | {med([x.memory for x in them]):.2f} |', f'| drgnbook | {t:.1f} s | {p/t:.2f} | {med([x.memory for x in us]):.2f} |', '', f'Correlation of the two results: {r:.5f}.']
+
+
+TABLES = dict(steps=steps, run=run, volumes=volumes, downsample=downsample)
+
+
+@call_parse
+def main(what: str,                             # steps, run, volumes, downsample or all
+         peer: str = '.peer/bin/python',        # of the environment that peer_env.sh made
+         threads: int = 2,
+         repeats: int = 3,
+         batch: int = 16,                       # images a step; cryodrgn 4.3.1's default
+         seed: int = 0,
+         tmp: str = ''):                        # scratch folder, 2 GB; the system's if not given
+    "Time both, print the tables last."
+    if what != 'all' and what not in TABLES: raise SystemExit(f'what to measure is {", ".join(TABLES)} or all, found {what!r}')
+    tables, head = [], machine()
+    with tempfile.TemporaryDirectory(dir=tmp or None) as folder:
+        b = Bench(Peer(peer), threads, repeats, batch, seed, Path(folder))
+        about = f'{head}; {b.peer.version()}; {threads} threads, seed {seed}, median of {repeats} interleaved runs'
+        print(about, flush=True)
+        for name in TABLES if what == 'all' else [what]:
+            start = time.time()
+            tables += [*TABLES[name](b), '']
+            print(f'{name}: {time.time() - start:.0f} s', flush=True)
+    print('\n' + '\n'.join([about, '', *tables]))
