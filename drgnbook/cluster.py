@@ -14,7 +14,7 @@ from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from threading import Thread, current_thread, main_thread
+from threading import Event, Thread, current_thread, main_thread
 import torch
 from torch import Tensor, distributed as dist
 from fastcore.basics import patch_to
@@ -74,12 +74,13 @@ def team(minutes=30):      # how long a fellow may keep the others waiting
 # %% ../nbs/api/39_cluster.ipynb #4925fb0d
 class ClusterError(RuntimeError): "Workers or jobs that did not end well, and why."
 
-def _follow(out, said):
-    "Pass on what the first worker says; keep the last lines of each, and torchrun's own under None."
+def _follow(out, said, done):
+    "Pass on what the first worker says; keep the last lines of each, and torchrun's own under None; set `done` when all is said."
     for line in out:
         rank, text = re.match(r'(?:\[rank(\d+)\]: ?)*(.*)', line, re.S).groups()
         said[rank and int(rank)].append(text)
         if rank == '0': print(text, end='', flush=True)
+    done.set()
 
 def _died(said):
     "Rank and exit code of the workers that died, from torchrun's summary; not those that it ended itself."
@@ -131,15 +132,14 @@ def torchrun(words,                     # of the command line: ['resume', 'run1'
              where=(),                  # torchrun's options of several machines; none: this one alone
             ) -> bool:
     "Run a command in several workers; True at its end, False if a Ctrl-C, `kill` or scancel ended it. Raises `ClusterError` if a worker dies."
-    said, stopped = defaultdict(partial(deque, maxlen=200)), False
+    said, stopped, done = defaultdict(partial(deque, maxlen=200)), False, Event()
     with _as_ctrl_c(), TemporaryDirectory(prefix='drgnbook-') as folder, _start(words, devices, module, where, folder) as p:
-        reader = Thread(target=_follow, args=(p.stdout, said))
-        _running.append(p); reader.start()
-        try: reader.join()
-        except KeyboardInterrupt: stopped = True; _tell(p.pid); reader.join()
+        _running.append(p); Thread(target=_follow, args=(p.stdout, said, done)).start()
+        try: done.wait()                             # not Thread.join, which takes a thread for ended when a Ctrl-C interrupts it (CPython 3.11)
+        except KeyboardInterrupt: stopped = True; _tell(p.pid); done.wait()
         finally:
             _running.remove(p)
-            if reader.is_alive(): p.terminate()      # after a second Ctrl-C
+            if not done.is_set(): p.terminate()      # after a second Ctrl-C
     stopped |= any('SignalException' in line for line in said[None])      # torchrun was told to end, by scancel or kill
     died = {r: c for r, c in _died(said).items() if not (stopped and -c in (signal.SIGINT, signal.SIGTERM))}
     if died: raise ClusterError('\n'.join(_obituary(r, c, said) for r, c in died.items()))

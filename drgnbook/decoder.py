@@ -76,7 +76,7 @@ class FourierMLP(nn.Module):
         self.precision = torch.float32          # of the layers; phases always keep all their digits
 
     @property
-    def by_hand(self): return self.points.device.type == 'cpu' and self.precision == torch.float32
+    def by_hand(self): return self.points.device.type == 'cpu' and self.precision == torch.float32 and not torch.compiler.is_compiling()
 
     def features(self, k):
         "`k` in cycles a pixel to sines and cosines."

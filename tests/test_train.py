@@ -119,3 +119,10 @@ def test_a_stop_in_the_first_epoch_leaves_z(ps, tmp_path, monkeypatch):
     monkeypatch.setattr(Trainer, 'step', stopping)
     run = fit(ps, out=tmp_path/'run', **{**QUICK, 'z': 'subspace'})
     assert run.checkpoints[-1].name == '0000-000002' and (np.abs(run.z).sum(1) > 0).all()
+
+
+@pytest.mark.slow
+def test_compiled(ps, tmp_path, unchecked):
+    "torch.compile gives the same training, to rounding."
+    plain, compiled = (fit(ps, compile=c, out=tmp_path/str(c), **QUICK) for c in (False, True))
+    assert np.allclose(plain.history[['loss', 'data', 'kl']], compiled.history[['loss', 'data', 'kl']], rtol=1e-4) and np.allclose(plain.z, compiled.z, atol=1e-3)
