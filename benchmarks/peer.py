@@ -29,21 +29,20 @@ FORMULA = ('GFLOP of an image: n (4·3D·W + 6 (3W² + 2W)) + 4·2n·W + 6 (3W²
            'but the first layer\'s input, decoder and encoder; n is half of the disc\'s frequencies.')
 
 CEILING = '''
-import sys, time, torch
+import statistics, sys, time, torch
 width, rows, seconds = int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
 x, g, w = torch.randn(rows, width), torch.randn(rows, width), torch.randn(width, width)
 y, dx, dw = torch.empty(rows, width), torch.empty(rows, width), torch.empty(width, width)
 def three(): torch.mm(x, w.T, out=y); torch.mm(g, w, out=dx); torch.mm(g.T, x, out=dw)
 for _ in range(3): three()
-best, end = float('inf'), time.perf_counter() + seconds
-while time.perf_counter() < end:
-    start = time.perf_counter(); three(); best = min(best, time.perf_counter() - start)
-print(6*rows*width*width/best/1e9)
+took, end = [], time.perf_counter() + seconds
+while time.perf_counter() < end or len(took) < 3: start = time.perf_counter(); three(); took.append(time.perf_counter() - start)
+print(6*rows*width*width/statistics.median(took)/1e9)
 '''
 
 
 def ceiling(width, threads, seconds=2.):
-    "GFLOP/s of the three float32 products of a hidden layer (forward, gradients of input and weight), by the better of two numbers of rows."
+    "GFLOP/s of the three float32 products of a hidden layer (forward, gradients of input and weight), by the better of two numbers of rows; medians, as those of the steps."
     rate = lambda rows: float(subprocess.run([sys.executable, '-c', CEILING, str(width), str(rows), str(seconds)], env=env(threads), check=True, capture_output=True, text=True).stdout)
     return max(map(rate, (2048, 16384)))
 
