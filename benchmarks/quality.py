@@ -7,7 +7,7 @@ defaults but for the width (256×3, zdim 8, 20 epochs); drgnbook's `fit` with it
 what the processor spent, from the program's start, loading and checkpoints included. What is done is kept in --out: a call goes on from
 there. `train`, `score` and `plot` are the parts of `all`. An hour and a half on one core, nearly all of it cryoDRGN's.
 """
-import csv, os, shutil, subprocess, tempfile, time
+import os, shutil, subprocess, tempfile, time
 from pathlib import Path
 import numpy as np, pandas as pd
 from fastcore.script import call_parse
@@ -25,21 +25,27 @@ def cpu_seconds(pid):
     return sum(map(int, Path(f'/proc/{pid}/stat').read_text().rsplit(')', 1)[1].split()[11:13]))/os.sysconf('SC_CLK_TCK')
 
 
-def watch(command, folder, pattern, threads=1):
-    "Rows (file, CPU seconds, wall seconds) of the checkpoints that appear in `folder` while a program runs."
-    rows, seen, start = [], set(), time.monotonic()
-    with open(folder.with_name(folder.name + '.log'), 'w') as log:
-        child = subprocess.Popen(command, env=env(threads), stdout=log, stderr=subprocess.STDOUT)
+def watch(command, folder, pattern, times, threads=1):
+    "Run a program; note in a table (file, CPU seconds, wall seconds) when its checkpoints appear in `folder`. It is `times` when all are in, `times.part` before."
+    part, seen, start = times.with_name(times.name + '.part'), set(), time.monotonic()
+    with open(folder.with_name(folder.name + '.log'), 'w') as log, open(part, 'w', buffering=1) as table:
+        table.write('file,cpu,wall\n')
+        child = subprocess.Popen(command, env=env(threads, folder.with_name(folder.name + '.cache')), stdout=log, stderr=subprocess.STDOUT)
         while True:
             running = child.poll() is None
             used = cpu_seconds(child.pid) if running else used
-            new = {str(p.relative_to(folder)) for p in folder.glob(pattern)} - seen
-            rows += [(name, used, time.monotonic() - start) for name in sorted(new)]
-            seen |= new
+            for name in sorted({str(p.relative_to(folder)) for p in folder.glob(pattern)} - seen):
+                table.write(f'{name},{used:.2f},{time.monotonic() - start:.2f}\n')
+                seen.add(name)
             if not running: break
             time.sleep(.1)
     if child.returncode: raise RuntimeError(f'{" ".join(command[:4])} ... ended with {child.returncode}: see {log.name}')
-    return rows
+    part.rename(times)
+
+
+def noted(who, name, root):
+    "The table of a run's checkpoints, that of a run under way if it has none yet; None if there is no run."
+    return next((p for p in (root/name/f'{who}.csv', root/name/f'{who}.csv.part') if p.exists()), None)
 
 
 def make(name, folder, data, peer):
@@ -53,18 +59,16 @@ def train(who, name, root, peer):
     "Run one of the programs on one of the sets, and note when each checkpoint came."
     folder, out, times = root/name/'set', root/name/who, root/name/f'{who}.csv'
     if times.exists(): return
-    shutil.rmtree(out, ignore_errors=True)
-    shutil.rmtree(folder/'.drgnbook', ignore_errors=True)              # ours transforms its images in its own time
+    for old in (out, out.with_name(who + '.cache')): shutil.rmtree(old, ignore_errors=True)
     fit = ours('fit', folder/'particles.star', '--out', out, '--zdim', ZDIM, '--keep_every', 1, '--device', 'cpu')
     command, pattern = dict(peer=(peer.train(folder, out, EPOCHS, ZDIM, 256), 'z.*.pkl'), fit=(fit, 'checkpoints/*/state.json'),
                             encoder=([*fit, '--z', 'encoder', '--epochs', str(EPOCHS)], 'checkpoints/*/state.json'))[who]
-    rows = watch(command, out, pattern)
-    with open(times, 'w', newline='') as f: csv.writer(f).writerows([('file', 'cpu', 'wall'), *rows])
+    watch(command, out, pattern, times)
 
 
 def checkpoints(who, name, root, peer):
     "For each checkpoint: its epoch, CPU seconds, latents, and a function from rows of z to maps."
-    out, times = root/name/who, pd.read_csv(root/name/f'{who}.csv')
+    out, times = root/name/who, pd.read_csv(noted(who, name, root))
     apix = Particles.read(root/name/'set'/'particles.star').apix
     for file, cpu in zip(times.file, times.cpu):
         if who == 'peer':
@@ -107,7 +111,7 @@ def truths(name, folder, ps):
 
 
 def score(who, name, root, peer):
-    "A row for each checkpoint of a run, kept beside it."
+    "A row for each checkpoint of a run, kept beside it when the run is at its end."
     kept, folder, rows = root/name/f'{who}.scores.csv', root/name/'set', []
     if kept.exists(): return pd.read_csv(kept)
     ps, truth = Particles.read(folder/'particles.star'), read_truth(folder)
@@ -119,7 +123,7 @@ def score(who, name, root, peer):
             rows.append(dict(epoch=epoch, cpu=cpu, **scored(z, volumes, truth, true)))
             print(name, who, {k: round(float(x), 3) for k, x in rows[-1].items()}, flush=True)
     table = pd.DataFrame(rows).assign(set=name, who=who)
-    table.to_csv(kept, index=False)
+    if who == 'consensus' or (root/name/f'{who}.csv').exists(): table.to_csv(kept, index=False)
     return table
 
 
@@ -177,7 +181,7 @@ def main(what: str,                             # train, score, plot or all
             make(name, root/name/'set', data, p)
             for w in who.split(','): train(w, name, root, p)
     if what in ('score', 'all'):
-        have = [(w, name) for name in SETS for w in (*WHO, 'consensus') if (root/name/f'{w}.csv').exists() or w == 'consensus' and (root/name).exists()]
+        have = [(w, name) for name in SETS for w in (*WHO, 'consensus') if noted(w, name, root) or w == 'consensus' and (root/name).exists()]
         pd.concat([score(w, name, root, p) for w, name in have])['set who epoch cpu latent kmeans auc'.split()].round(4).to_csv(table, index=False)
     if what in ('score', 'plot', 'all'):
         plot(pd.read_csv(table), HERE/'quality.png')

@@ -29,9 +29,10 @@ def assembling_set(folder, data, n=2000, seed=0):
     return simulate(source, n=n, D=64, apix=6.55, snr=.63, within=105., ctf=ctf, junk=0., seed=seed, out=folder)
 
 
-def env(threads):
-    "The environment of a child that may use so many threads."
-    return dict(os.environ, **{f'{lib}_NUM_THREADS': str(threads) for lib in ('OMP', 'MKL', 'OPENBLAS')}, TQDM_DISABLE='1', PYTHONWARNINGS='ignore')
+def env(threads, cache=None):
+    "The environment of a child that may use so many threads; `cache`: the folder where ours keeps transformed images."
+    mine = dict(os.environ, **{f'{lib}_NUM_THREADS': str(threads) for lib in ('OMP', 'MKL', 'OPENBLAS')}, TQDM_DISABLE='1', PYTHONWARNINGS='ignore')
+    return dict(mine, DRGNBOOK_CACHE=str(cache)) if cache else mine
 
 
 @dataclass
@@ -52,10 +53,10 @@ open(sys.argv[1], 'w').write(json.dumps([os.waitstatus_to_exitcode(status), time
 
 
 def child(command, threads):
-    "Run a program to its end; what it needed."
+    "Run a program to its end; what it needed. Nothing is left of earlier runs: ours has an empty cache."
     command = [str(w) for w in command]
     with tempfile.TemporaryDirectory() as tmp, open(f'{tmp}/out', 'w+') as out:
-        subprocess.run([sys.executable, '-S', '-c', START, f'{tmp}/used', *command], env=env(threads), stdout=out, stderr=subprocess.STDOUT)
+        subprocess.run([sys.executable, '-S', '-c', START, f'{tmp}/used', *command], env=env(threads, f'{tmp}/cache'), stdout=out, stderr=subprocess.STDOUT)
         out.seek(0)
         text = out.read()
         if not Path(f'{tmp}/used').exists(): raise RuntimeError(f'{" ".join(command)}\ncould not be started:\n{text}')
