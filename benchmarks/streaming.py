@@ -19,7 +19,7 @@ from drgnbook.particles import Particles
 from drgnbook.train import fit
 from drgnbook.run import Run
 ps = Particles.read(sys.argv[1])
-fit(ps, z=np.random.default_rng(0).normal(size=(len(ps), 8)), noise=False, minutes=1e9, out=sys.argv[2], device='cpu')
+fit(ps, z=np.random.default_rng(0).normal(size=(len(ps), 8)), noise=False, minutes=1e9, decoder='field', out=sys.argv[2], device='cpu')
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 '''
 

@@ -213,9 +213,10 @@ def equations(grid: BallGrid, data: Data, pose: Pose, a: Float[Tensor,'N q'], ro
     return eqs.finish()
 
 def solve_maps(grid_: BallGrid, data: Data, pose: Pose, a: Float[Tensor,'N q'],
-               agreement: Float[Tensor,'N']|None = None) -> Float[Tensor,'q D D D']:
+               agreement: Float[Tensor,'N']|None = None,
+               most=None) -> Float[Tensor,'q D D D']:      # images to look at, spread over the set; all if None
     "Densities (over D) that explain the images, given the share `a` of each in each image; zero outside the particle's ball."
-    every = torch.arange(len(data), device=a.device)
+    every = torch.linspace(0, len(data) - 1, min(most or len(data), len(data)), dtype=torch.double).round().long().to(a.device)
     halves = [equations(grid_, data, pose, a, every[h::2], agreement) for h in (0, 1)]
     ball, dim = sphere_mask(grid_.D, device=a.device), torch.sinc(grid(grid_.D, a.device)/grid_.P).prod(-1)
     weight = shell_mean(halves[0].lhs[:, 0], grid_.shell, grid_.D//2 + 1)
@@ -266,7 +267,8 @@ class Residual(nn.Module):
 
     def start(self, data: Data, pose: Pose, z=None, agreement=None, gen=None):
         "Before training: the consensus, by backprojection."
-        self.consensus.start(data, pose, None, agreement)
+        a = torch.ones(len(data), 1, device=data.device)
+        self.consensus.store(solve_maps(self.consensus.grid, data, pose, a, agreement, most=20_000))      # one map: more images hardly change what the field starts from
         return self
 
     def volumes(self, z=None, D=None) -> list[Volume]:
