@@ -127,7 +127,7 @@ def learn(self: Model, data: Data, i: Int[Tensor,'b'], pairs, cols: Int[Tensor,'
           eps=None, beta=0., share=1., up=lambda loss: loss, most=4096):      # weights of the KL and of an image in the loss; a gradient scaler's `scale`
     "Add the gradient of `share · Σ (misfit + beta · KL)` to the parameters; the sums of both terms, and the mean `z`."
     z, mean, kl, pose = self.sources(data, i, pairs, eps)
-    held = [x for x in (z, pose.R, pose.t)]
+    held = z, pose.R, pose.t
     leaf, total, picked = [x.detach().requires_grad_(x.requires_grad) for x in held], 0., pairs[:, cols]
     for a, c in self.parts(len(i), len(cols), most):
         term = self.misfit(data, i[a], picked[a, c], cols[c], w[c], *(x[a] for x in leaf)).sum()*(len(cols[c])/len(cols))

@@ -86,7 +86,7 @@ class Trainer:
 def band(self: Trainer) -> int:
     "How many coefficients, from the first on, are looked at now."
     if not self.o['grow']: return len(self.p)
-    rings = allowed(torch.from_numpy(np.load(self.run.folder/'fsc.npy')), self.now/(self.o['grow']*self.steps))
+    rings = allowed(self.curve, self.now/(self.o['grow']*self.steps))
     return max(1, int((self.data.lattice.radius <= rings).sum()))
 
 # %% ../nbs/api/41_train.ipynb #a32e8f03
@@ -200,13 +200,13 @@ def graceful():
 
 @patch
 def resume(self: Run, epochs=None,      # a new total, to train longer
-           devices=1,                   # workers on this machine: one a card, or processes of the CPU
+           devices=1,                   # workers on a machine: one a card, or processes of the CPU
            cluster=None, **job          # 'slurm': as a job there; `nodes`, `gpus`, `partition`, `hours` as `submit` has them
           ) -> Run:
     "Train from the last checkpoint (or from the start) to the end."
     run = self if epochs is None else _with_options(self, epochs=epochs)
     words = ['resume', str(run.folder.absolute()), '--device', run.device.split(':')[0]]
-    if cluster: print(submit(words, run.folder, cluster, **job).why); return run
+    if cluster: print(submit(words, run.folder, cluster, workers=devices if devices > 1 else None, **job).why); return run
     if devices > 1: torchrun(words, devices); return run
     with team() as t, locked(run.folder) if t.first else nullcontext(): stopped = _train(replace(run, device=t.device(run.device)), t)
     if stopped and t.first: print(f'stopped in epoch {len(run.history) + 1}; Run.load({str(run.folder)!r}).resume() goes on from here')
@@ -221,6 +221,7 @@ def _train(run, team):
     data = load_data(ps, o['noise'], run.device)
     trainer = Trainer(run, data, Model(run.config).to(run.device), team)
     trainer.restore() if run.checkpoints else trainer.begin(ps.pose.to(run.device))
+    if o['grow']: trainer.curve = torch.from_numpy(np.load(run.folder/'fsc.npy'))
     done = min(trainer.now*o['batch_size'], o['epochs']*len(ps))
     with graceful() as trainer.stop, progress(None, 'training', total=o['epochs']*len(ps), initial=done, unit=' images', disable=None if team.first else True) as bar:
         while trainer.state['epoch'] < o['epochs'] and not trainer.stopped: trainer.epoch(bar)
@@ -231,7 +232,7 @@ def begin(self: Trainer, pose):
     "Set what is known before the first step."
     if self.team.first:
         _find_z(self.run, self.data, pose)
-        if self.o['grow']: write_array(self.run.folder/'fsc.npy', reconstruct(self.run.particles[:20_000]).fsc.numpy())
+        if self.o['grow']: write_array(self.run.folder/'fsc.npy', reconstruct(self.run.particles[::-(-len(self.data)//20_000)]).fsc.numpy())
     self.team.wait()
     known = [torch.from_numpy(np.load(p)).to(self.data.device) if p.exists() else None for p in (self.run.folder/'z_given.npy', self.run.folder/'agreement.npy')]
     calibrate(self.model, self.data, pose, self.o['envelope'], *known)
@@ -282,9 +283,10 @@ def _check(ps, o):
 def _defaults(o, device):
     "What depends on the device and on z: a processor is best with small steps, a card with large ones and half precision; where z is still to be learnt, no map should be given away."
     card, learnt = device.startswith('cuda'), isinstance(o['z'], str) and o['z'] in ('encoder', 'table') and o['zdim'] > 0
-    batch = o['batch_size'] or (64 if card else 8)
+    or_else = lambda name, x: x if o[name] is None else o[name]          # what was given is kept, for _check to look at
+    batch = or_else('batch_size', 64 if card else 8)
     half = 'bfloat16' if card and torch.cuda.is_bf16_supported(including_emulation=False) else 'float16'
-    return dict(o, batch_size=batch, decoder=o['decoder'] or ('field' if learnt else 'residual'), lr=o['lr'] or 1e-3*(batch/8)**.5, precision=o['precision'] or (half if card else 'float32'))
+    return dict(o, batch_size=batch, decoder=or_else('decoder', 'field' if learnt else 'residual'), lr=or_else('lr', 1e-3*(max(batch, 0)/8)**.5), precision=or_else('precision', half if card else 'float32'))
 
 def fit(ps: Particles,
         zdim: int = 8,                      # latent dimensions; 0 for one homogeneous map

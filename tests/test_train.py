@@ -126,3 +126,9 @@ def test_compiled(ps, tmp_path, unchecked):
     "torch.compile gives the same training, to rounding."
     plain, compiled = (fit(ps, compile=c, out=tmp_path/str(c), **QUICK) for c in (False, True))
     assert np.allclose(plain.history[['loss', 'data', 'kl']], compiled.history[['loss', 'data', 'kl']], rtol=1e-4) and np.allclose(plain.z, compiled.z, atol=1e-3)
+
+
+@pytest.mark.parametrize('name', ['lr', 'batch_size'])
+def test_zero_is_not_a_default(ps, tmp_path, name):
+    "What was given is checked, not replaced."
+    with pytest.raises(ValueError, match=f'{name} must be positive, found 0'): fit(ps, out=tmp_path/'run', **{**QUICK, name: 0})
