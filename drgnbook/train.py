@@ -27,7 +27,7 @@ from .decoder import FourierMLP
 from .latent import Batch, Table
 from .model import Model, allowed, calibrate, draw, sampling
 from .cluster import Team, submit, team, torchrun
-from .run import HISTORY, Run, RunError, load_checkpoint, locked, pick_device, prune, save_checkpoint
+from .run import HISTORY, Run, RunError, load_checkpoint, locked, pick_device, prune, save_checkpoint, save_fixed
 
 # %% ../nbs/api/41_train.ipynb #a5875153
 def _rng(*key):
@@ -236,6 +236,7 @@ def begin(self: Trainer, pose):
     self.team.wait()
     known = [torch.from_numpy(np.load(p)).to(self.data.device) if p.exists() else None for p in (self.run.folder/'z_given.npy', self.run.folder/'agreement.npy')]
     calibrate(self.model, self.data, pose, self.o['envelope'], *known)
+    if self.team.first: save_fixed(self.run, self.model)
     if not self.model.latent.m: self.z = encode(self.model, self.data)
 
 def _find_z(run, data, pose):
@@ -313,7 +314,7 @@ def fit(ps: Particles,
         compile: bool = False,              # torch.compile the decoder: half a minute, then faster on a card
         pose_lr: float = 1.,                # rate of a pose table, relative to lr
         minutes: float = 10.,               # between checkpoints inside an epoch
-        keep_every: int = 10,               # epochs whose checkpoint stays
+        keep_every: int = 1,                # epochs whose model and z stay: each, every second, ...
         seed: int = 0,
         out=None,                           # the run's folder; runs/NAME_001 if None
         device: str|None = None,            # 'cuda', 'mps', 'cpu'; the best there is if None
