@@ -36,6 +36,7 @@ demo: $(READY)
 	$(BIN)/python tools/demo.py nbs/tutorials/00_quickstart.ipynb demo
 
 test: $(READY)
+	sh tools/browser.sh $(BIN)
 	$(BIN)/python -m pytest --flags "$(FLAGS)"
 
 lab: $(READY)  # JupyterLab refuses root, and root is who you are in a container

@@ -40,3 +40,18 @@ def unchecked():
     config.update('jaxtyping_disable', True)
     yield
     config.update('jaxtyping_disable', False)
+
+
+@pytest.fixture(scope='session')
+def browser():
+    "A headless Chromium; `make test` sees to it that there is one."
+    from browser import chromium
+    with chromium() as b: yield b
+
+@pytest.fixture(scope='session')
+def lab(browser, tmp_path_factory):
+    "A real JupyterLab, one for all tests."
+    from browser import Lab
+    lab = Lab(tmp_path_factory.mktemp('lab'), browser)
+    yield lab
+    lab.close()
