@@ -18,7 +18,7 @@ from drgnbook.particles import Particles
 from drgnbook.simulate import simulate
 from drgnbook.stacks import write_stack
 from drgnbook.subspace import subspace
-from drgnbook.train import fit
+from drgnbook.fit import fit
 
 SIZES = dict(table=[dict(N=N) for N in (25_000, 50_000, 100_000)],
              downsample=[dict(N=4000, D=64), dict(N=2000, D=128), dict(N=1000, D=256)],            # to half the box

@@ -16,7 +16,7 @@ import sys, resource
 from pathlib import Path
 import numpy as np
 from drgnbook.particles import Particles
-from drgnbook.train import fit
+from drgnbook.fit import fit
 from drgnbook.run import Run
 ps = Particles.read(sys.argv[1])
 fit(ps, z=np.random.default_rng(0).normal(size=(len(ps), 8)), noise=False, minutes=1e9, decoder='field', out=sys.argv[2], device='cpu')

@@ -27,6 +27,7 @@ model
 cluster
 run
 train
+fit
 landscape
 widget
 '''.split()

@@ -16,8 +16,8 @@ from fastcore.script import anno_parser
 def _fit():
     "Train a model of the particles; Ctrl-C stops it, `drgnbook resume` goes on."
     from drgnbook.particles import Particles
-    from drgnbook.train import fit
-    @delegates(fit, but=['ps', 'z'])
+    from drgnbook.fit import fit
+    @delegates(fit, but=['ps', 'z', 'where'])
     def command(particles: str,            # .star, .cs, .mrcs or .txt
                 contrast: str = 'white',   # 'dark' if particles are darker than the ice
                 datadir: str|None = None,       # where the stacks are, if not where the file says
@@ -26,24 +26,26 @@ def _fit():
                 poses: str|None = None, ctf: str|None = None, ind: str|None = None,      # cryoDRGN's pose, CTF and index files
                 downsample: int = 0,       # box to train in, px; 0: as it is
                 z: str = 'subspace',       # 'subspace' (closed form), 'encoder' (VAE), 'table' (auto-decoder) or an .npy file (N, zdim)
+                where: str = 'here',       # 'here' (blocks) or 'process' (returns at once)
                 **kwargs):
         ps = Particles.read(particles, datadir=datadir, contrast=contrast, shifts=shifts, apix=apix, poses=poses, ctf=ctf, ind=ind)
         ps = ps.downsample(downsample) if downsample else ps
-        print(fit(ps, z=np.load(z) if z.endswith('.npy') else z, **kwargs))
+        print(fit(ps, z=np.load(z) if z.endswith('.npy') else z, where=where, **kwargs))
     return command
 
 def _resume():
     "Train on from the last checkpoint."
-    from drgnbook.train import Run
+    from drgnbook.fit import Run
     def command(run: str,             # folder of the run
                 epochs: int|None = None,   # a new total, to train longer
                 device: str|None = None,   # 'cuda', 'mps', 'cpu'; the best there is if not given
                 devices: int = 1,          # workers on this machine: one a card, or processes of the CPU
+                where: str = 'here',       # 'here' (blocks) or 'process' (returns at once)
                 cluster: str|None = None,  # 'slurm': as a job there (returns at once)
                 nodes: int = 1, gpus: int = 1,        # of the job: machines, and cards of each
                 partition: str|None = None, hours: float = 24.):      # of the job: where, and how long until it is queued again
         job = dict(cluster=cluster, nodes=nodes, gpus=gpus, partition=partition, hours=hours) if cluster else {}
-        print(Run.load(run, device).resume(epochs, devices, **job))
+        print(Run.load(run, device).resume(epochs, devices, where, **job))
     return command
 
 def _simulate():

@@ -7,9 +7,10 @@ __all__ = ['HISTORY', 'RunError', 'locked', 'Run', 'pick_device', 'last_checkpoi
            'load_checkpoint', 'prune']
 
 # %% ../nbs/api/40_run.ipynb #14c953b1
-import fcntl, json, shutil
+import fcntl, json, os, shutil, socket, time
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 import numpy as np, torch
 from fastcore.basics import patch, patch_to
@@ -17,7 +18,7 @@ from fastcore.basics import patch, patch_to
 # %% ../nbs/api/40_run.ipynb #f8914817
 from .pose import Pose
 from .volume import Volume
-from .metadata import atomic, pd
+from .metadata import atomic, pd, write_json
 from .particles import Particles
 from .model import Model
 
@@ -26,20 +27,41 @@ class RunError(RuntimeError): "A run that cannot go on, and why."
 
 @contextmanager
 def locked(folder):
-    "Hold the folder for this process."
+    "Hold the folder: for one training at a time."
     with open(Path(folder)/'.lock', 'w') as f:
-        try: fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError: raise RunError(f'{folder} is being trained by another process: wait for it, or give out= another folder') from None
+        if not _take(f): raise RunError(f'{folder} is being trained by another process: wait for it, or give out= another folder')
         yield
+
+def _take(f, patience=(.01, .05, .2)):
+    "The lock on an open file, or False; those who only look (`Run.training`) hold it for a moment too."
+    for pause in (*patience, None):
+        try: fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB); return True
+        except BlockingIOError:
+            if pause: time.sleep(pause)
+    return False
+
+@lru_cache(64)
+def _config(path, stamp):
+    "What is in a config.json of that date."
+    try: config = json.loads(path.read_text())
+    except ValueError as e: raise RunError(f'{path} cannot be read: {e}') from None
+    if config.get('version') != 1: raise RunError(f'{path} is of version {config.get("version")}, this drgnbook reads version 1')
+    config['options'] = dict(dict(decoder='field', grow=0., compile=False), **config['options'])          # runs of version 0.1 did not name them
+    return config
 
 @dataclass(frozen=True)
 class Run:
     "A training run on disk. Open one with `Run.load(folder)`."
     folder: Path
-    config: dict
     device: str = 'cpu'
     upto: int|None = None      # the epoch to look at; the last one if None
 
+    @property
+    def config(self):
+        "What was asked for, on which particles, as the folder says now."
+        path = self.folder/'config.json'
+        if not path.exists(): raise FileNotFoundError(f'{self.folder} holds no run (no config.json): give the out= of a fit')
+        return _config(path, path.stat().st_mtime_ns)
     @property
     def options(self): return self.config['options']
     @property
@@ -66,27 +88,62 @@ HISTORY = ['epoch', 'loss', 'data', 'kl', 'lr', 'seconds', 'images_s']
 @patch_to(Run, cls_method=True)
 def load(cls, folder, device=None) -> Run:
     "Open a run's folder, finished or not."
-    path = Path(folder)/'config.json'
-    if not path.exists(): raise FileNotFoundError(f'{folder} holds no run (no config.json): give the out= of a fit')
-    try: config = json.loads(path.read_text())
-    except ValueError as e: raise RunError(f'{path} cannot be read: {e}') from None
-    if config.get('version') != 1: raise RunError(f'{path} is of version {config.get("version")}, this drgnbook reads version 1')
-    config['options'] = dict(dict(decoder='field', grow=0., compile=False), **config['options'])          # runs of version 0.1 did not name them
-    return cls(Path(folder), config, str(device or pick_device()))
-
-@patch(as_prop=True)
-def state(self: Run) -> str:
-    "Whether it is finished, being trained, or stopped, and where."
-    o, done = self.options, len(self.history)
-    if done == o['epochs']: return f'finished, {done} epochs'
-    try:
-        with locked(self.folder): return f'stopped in epoch {done + 1} of {o["epochs"]}'
-    except RunError: return f'training, epoch {done + 1} of {o["epochs"]}'
+    run = cls(Path(folder), str(device or pick_device()))
+    run.config            # says what is wrong with it
+    return run
 
 def pick_device():
     "The CUDA card with most free memory, else the CPU. Apple's 'mps' has to be asked for: no test has run on one yet."
     if torch.cuda.is_available(): return f'cuda:{max(range(torch.cuda.device_count()), key=lambda i: torch.cuda.mem_get_info(i)[0])}'
     return 'cpu'
+
+# %% ../nbs/api/40_run.ipynb #4c083729
+@patch
+def say(self: Run, state: str, **more):      # 'preparing', 'training', 'paused', 'stopped', 'failed', 'finished'; numbers and words of any name
+    "Leave word in the folder: for the process that trains."
+    write_json(self.folder/'live.json', dict(state=state, **more, time=time.time(), pid=os.getpid(), host=socket.gethostname()))
+
+@patch(as_prop=True)
+def live(self: Run) -> dict:
+    "What the process that trains said last; {} if none has."
+    path = self.folder/'live.json'
+    try: return json.loads(path.read_text()) if path.exists() else {}
+    except ValueError: return {}
+
+@patch(as_prop=True)
+def training(self: Run) -> bool:
+    "Is it being trained now, by whomever? On a machine whose locks are not seen here, by a sign of life in the last two minutes."
+    path, live = self.folder/'.lock', self.live
+    if not path.exists(): return False
+    with open(path) as f:
+        try: fcntl.flock(f, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError: return True
+    return live.get('state') in ('preparing', 'training', 'paused') and live['host'] != socket.gethostname() and time.time() - live['time'] < 120
+
+@patch(as_prop=True)
+def state(self: Run) -> str:
+    "In a few words: preparing, training, paused, stopped, failed (and why) or finished."
+    done, epochs, live = len(self.history), self.options['epochs'], self.live
+    if self.training: return f'{live.get("state", "preparing")}, epoch {done + 1} of {epochs}'
+    if done >= epochs: return f'finished, {done} epochs'
+    return (f'failed in epoch {done + 1} of {epochs}: {live["why"]}' if live.get('state') == 'failed' else f'stopped in epoch {done + 1} of {epochs}')
+
+@patch
+def ask(self: Run, wish: str):      # 'stop', 'pause', 'checkpoint'
+    "Leave a wish for the process that trains, wherever it is."
+    if not self.training: raise RunError(f'{self.folder} is not being trained: {self.state}')
+    (self.folder/'asked').mkdir(exist_ok=True)
+    (self.folder/'asked'/wish).touch()
+
+@patch
+def asked(self: Run, wish: str) -> bool:
+    "Has somebody left this wish?"
+    return (self.folder/'asked'/wish).exists()
+
+@patch
+def granted(self: Run, *wishes):
+    "Take wishes away."
+    for w in wishes: (self.folder/'asked'/w).unlink(missing_ok=True)
 
 # %% ../nbs/api/40_run.ipynb #e25f6b5d
 def last_checkpoint(run: Run) -> Path:
@@ -200,7 +257,7 @@ def volume(self: Run, z=None, D=None) -> Volume:
 def __repr__(self: Run):
     h, o = self.history, self.options
     end = f', loss {h.loss.iloc[-1]:.4f}' if len(h) else ''
-    return f'Run {self.folder}: {self.config["N"]:,} particles of {self.config["D"]} px, zdim {o["zdim"]}, {len(h)} of {o["epochs"]} epochs{end}'
+    return f'Run {self.folder}: {self.config["N"]:,} particles of {self.config["D"]} px, zdim {o["zdim"]}; {self.state}{end}'
 
 @patch
 def _repr_html_(self: Run):

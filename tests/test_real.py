@@ -7,7 +7,7 @@ from drgnbook.landscape import kmeans
 from drgnbook.particles import Particles
 from drgnbook.pose import Pose, angle_between, euler_to_R, random_rotations
 from drgnbook.reconstruct import reconstruct
-from drgnbook.train import fit
+from drgnbook.fit import fit
 from drgnbook.volume import Volume, sphere_mask
 
 

@@ -6,7 +6,7 @@ from drgnbook.forward import misfit
 from drgnbook.fourier import Lattice
 from drgnbook.simulate import simulate
 from drgnbook.run import Run, RunError
-from drgnbook.train import fit
+from drgnbook.fit import fit
 
 QUICK = dict(zdim=2, z='encoder', width=32, encoder_width=32, epochs=2, sample=.3, batch_size=64)
 

@@ -5,7 +5,7 @@ import numpy as np, pytest, torch
 from drgnbook.cluster import ClusterError, Job
 from drgnbook.run import Run, RunError
 from drgnbook.simulate import simulate
-from drgnbook.train import fit
+from drgnbook.fit import fit
 
 QUICK = dict(zdim=2, z='encoder', pose='table', width=32, encoder_width=32, epochs=2, sample=.3, batch_size=24, device='cpu')
 
@@ -101,7 +101,7 @@ def test_as_a_job(ps, tmp_path):
 def test_end_is_a_request(ps, tmp_path):
     "SIGTERM, as a cluster sends it, ends a run between two steps with a checkpoint; it goes on to the same bits."
     words = {**QUICK, 'epochs': 200}
-    code = f'from drgnbook.particles import Particles\nfrom drgnbook.train import fit\nfit(Particles.read({str(ps.md.path)!r}), out={str(tmp_path/"run")!r}, **{words!r})'
+    code = f'from drgnbook.particles import Particles\nfrom drgnbook.fit import fit\nfit(Particles.read({str(ps.md.path)!r}), out={str(tmp_path/"run")!r}, **{words!r})'
     p = subprocess.Popen([sys.executable, '-c', code])
     end = time.monotonic() + 60
     while not list((tmp_path/'run').glob('checkpoints/*')) and time.monotonic() < end: time.sleep(.05)
