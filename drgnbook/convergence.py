@@ -6,10 +6,11 @@
 __all__ = ['ALIKE', 'MAPS', 'BOX', 'BINS', 'VERSION', 'STILL', 'SLOW', 'representatives', 'Shift', 'latent_shift', 'MapChange',
            'compare_maps', 'map_change', 'snapshot', 'snapshots', 'verdict', 'Convergence', 'convergence']
 
-# %% ../nbs/api/51_convergence.ipynb #8606a5b7
+# %% ../nbs/api/51_convergence.ipynb #94dd0458
 import fcntl, math
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from zipfile import BadZipFile
 import numpy as np, torch
@@ -52,8 +53,8 @@ def representatives(xy,                 # (N, 2): UMAP, or the first two princip
     width = np.ptp(xy, 0)
     cell = ((xy - xy.min(0))/np.where(width > 0, width, 1)*bins).astype(int).clip(0, bins - 1)
     height = gaussian_filter(np.bincount(cell @ [bins, 1], minlength=bins**2).reshape(bins, bins).astype(float), smooth, mode='constant')
-    homes = (np.flatnonzero(abs(cell - c).max(1) <= 1) for c in _peaks(height))
-    return np.array([i[np.linalg.norm(z[i] - np.median(z[i], 0), axis=1).argmin()] for i in homes if len(i)][:n])
+    homes = (i for c in _peaks(height) if len(i := np.flatnonzero(abs(cell - c).max(1) <= 1)))
+    return np.array([i[np.linalg.norm(z[i] - np.median(z[i], 0), axis=1).argmin()] for i in islice(homes, n)])
 
 # %% ../nbs/api/51_convergence.ipynb #528e3861
 @dataclass(frozen=True, repr=False)
@@ -174,7 +175,7 @@ def _make(run, epoch, first, before):
     "A snapshot, from the checkpoints."
     D, z, N = min(BOX, run.config['D']), _points(run.at(epoch).z, f'z of epoch {epoch}'), run.config['N']
     seen = _picture(z, first and (first, _points(run.at(first['epoch']).z)))
-    half = lambda e: torch.stack([v.data for v in _decode(run, e, seen['particles'], D)]).half().numpy()
+    half = lambda e: torch.stack([v.data for v in _decode(run, e, seen['particles'], D)]).clamp(-6e4, 6e4).half().numpy()
     maps, apix, old = half(epoch), run.config['D']*run.config['apix']/D, before and _read(run, before)
     volumes = lambda x: [Volume(torch.from_numpy(v).float(), apix) for v in x]
     change = compare_maps(volumes(old['maps'] if old and np.array_equal(old['particles'], seen['particles']) else half(before)), volumes(maps)) if before else None
@@ -252,11 +253,11 @@ def _of_maps(steps):
     if last['change']: return _detail(last['change'], 'maps'), None
     return (_detail(last['apart'], 'what sets the maps apart') if last['apart'] > 0 else 'maps did not change in the last epoch'), None
 
-def _of_loss(loss):
-    "Whether it rises, or falls by more than it scatters."
+def _of_loss(loss, epochs):
+    "Whether it rises by more than it scatters."
     if len(loss) < 6: return None
-    usual, low = np.median(abs(np.diff(loss))), loss.argmin()
-    if loss[-3:].min() - loss[low] > 3*usual: return f'the loss rises since epoch {low + 1}, from {loss[low]:.4f} to {loss[-1]:.4f}: a lower lr may help'
+    scatter, low = np.median(abs(np.diff(loss, 2))), loss.argmin()      # 1.65 standard deviations, if it is only noise; a slope does not count
+    if loss[-3:].min() - loss[low] > 2*scatter: return f'the loss rises since epoch {epochs[low]}, from {loss[low]:.4f} to {loss[-1]:.4f}: a lower lr may help'
     return None
 
 def verdict(steps,            # snapshots, or the lines of a table: one a kept epoch
@@ -271,7 +272,7 @@ def verdict(steps,            # snapshots, or the lines of a table: one a kept e
     rate = history.set_index('epoch').lr/history.lr.max()
     late = [e for e in (z_since, maps_since) if e and rate.get(e, 1.) < SLOW]
     note = late and f'the learning rate was down to {rate[min(late)]:.0%} of its highest by epoch {min(late)}: only a longer run can tell whether they have arrived'
-    return '; '.join(filter(None, [z, maps, _of_loss(loss), note]))
+    return '; '.join(filter(None, [z, maps, _of_loss(loss, history.epoch.tolist()), note]))
 
 # %% ../nbs/api/51_convergence.ipynb #c662b4a0
 @dataclass(frozen=True, repr=False)
@@ -335,6 +336,7 @@ def convergence(run: Run, every: int = 1,      # epochs between two that are com
 def _panel(ax, table, columns, title, **kw):
     for c, colour in zip(columns, PALETTE): ax.plot(table.epoch, table[c], '.-', color=colour, label=c)
     ax.legend(fontsize=7, frameon=False)
+    ax.xaxis.get_major_locator().set_params(integer=True)
     ax.set(xlabel='epoch', title=title, **kw)
 
 @patch
@@ -347,7 +349,7 @@ def show(self: Convergence):
     a, b, c, d = top.subplots(1, 4)
     _panel(a, self.run.history, ['loss'], 'loss')
     _panel(b, t, ['moved', 'cosine'], 'shift of z (median)', ylim=(0, None))
-    _panel(c, t, ['correlation', 'worst', 'nyquist'], 'maps against the epoch before')
+    _panel(c, t, ['correlation', 'worst', 'nyquist'], 'maps, epoch to epoch')
     for e, f in self.fsc.items(): d.plot(f, color=(.9*(1 - e/t.epoch.max()),)*3)
     d.axhline(ALIKE, lw=.5); d.set(xlabel='shell', title='FSC (dark: late)', ylim=(0, 1.03))
     for ax, (e, xy) in zip(low[0].subplots(1, n, squeeze=False)[0] if n else [], self.umaps.items()): show_embedding(xy, ax=ax, name=''); ax.set(title=f'epoch {e}', xlabel='', ylabel='')
