@@ -29,6 +29,7 @@ run
 train
 fit
 landscape
+convergence
 widget
 '''.split()
 
