@@ -31,6 +31,8 @@ fit
 landscape
 convergence
 widget
+view
+monitor
 '''.split()
 
 # They are loaded when the first name is asked for: torch takes a second, and `drgnbook --help` needs none of them.

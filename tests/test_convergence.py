@@ -10,7 +10,7 @@ import torch
 from drgnbook.convergence import _anchors, compare_maps, convergence, latent_shift, map_change, representatives, snapshot, snapshots, verdict
 from drgnbook.run import Run, RunError
 from drgnbook.simulate import simulate
-from drgnbook.train import fit
+from drgnbook.fit import fit
 from drgnbook.volume import Volume
 
 QUICK = dict(zdim=2, z='encoder', batch_size=16, width=16, depth=1, encoder_width=16, encoder_depth=1, sample=.2, lr=3e-3)

@@ -2,7 +2,7 @@
 import json, signal, subprocess, sys, time
 
 import numpy as np, pytest, torch
-from drgnbook.cluster import ClusterError, Job
+from drgnbook.cluster import ClusterError, Job, torchrun
 from drgnbook.run import Run, RunError
 from drgnbook.simulate import simulate
 from drgnbook.fit import fit
@@ -38,22 +38,22 @@ def test_subspace_of_two_workers(ps, tmp_path):
 
 DYING = '''
 import os, signal, sys
-from drgnbook import cli, train
-step = train.Trainer.step
+from drgnbook import cli
+from drgnbook.train import Trainer
+step = Trainer.step
 def dying(self, *batch):
     if os.environ['RANK'] == '1' and self.state['epoch'] == 1: os.kill(os.getpid(), signal.SIGKILL)
     return step(self, *batch)
-train.Trainer.step = dying
+Trainer.step = dying
 cli.main(sys.argv[1:])
 '''
 
 
 def test_a_worker_dies(ps, tmp_path, monkeypatch):
     "The others end, it is said which one died, and the run goes on from the last epoch to the same end."
-    from drgnbook import train
     (tmp_path/'dying.py').write_text(DYING)
-    start = train.torchrun
-    monkeypatch.setattr(train, 'torchrun', lambda words, devices: start([tmp_path/'dying.py', *words], devices, module=None))
+    start = torchrun
+    monkeypatch.setattr(sys.modules['drgnbook.fit'], 'torchrun', lambda words, devices: start([tmp_path/'dying.py', *words], devices, module=None))
     with pytest.raises(ClusterError, match='worker 1 was killed by SIGKILL'): fit(ps, out=tmp_path/'run', devices=2, **QUICK)
     run = Run.load(tmp_path/'run')
     assert run.state == 'stopped in epoch 2 of 2' and len(run.history) == 1
@@ -62,7 +62,7 @@ def test_a_worker_dies(ps, tmp_path, monkeypatch):
 
 def test_the_disk_is_full(ps, tmp_path, monkeypatch):
     "The run says so, keeps what it has, and goes on."
-    from drgnbook import train
+    train = sys.modules['drgnbook.train']
     save = train.save_checkpoint
     def full(run, model, optimiser, scaler, state, z):
         if state['epoch'] == 2: raise OSError(28, 'No space left on device')
