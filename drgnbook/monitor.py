@@ -53,7 +53,7 @@ class Monitor(Widget, page_name='monitor'):
                  share=.03):       # of the time that snapshots may take while the run trains
         super().__init__(title=str(run.folder), zdim=run.options['zdim'])
         self.run, self.share, self.seen, self.rest, self.end = run, share, {}, 0., Event()
-        self.look()
+        self.glance()
 
     def do_pause(self): self.run.pause()
     def do_resume(self): self.run.resume(where='thread')
@@ -90,12 +90,16 @@ def snap(self: Monitor, epochs):
     self.rest = time.monotonic() + (took/self.share if self.run.training else 0)
 
 @patch
+def glance(self: Monitor) -> bool:
+    "Look; what goes wrong becomes a sentence in the window. Is there nothing more to come?"
+    try: return self.look()
+    except Exception as e: self.said = str(e) or type(e).__name__
+    return True
+
+@patch
 def follow(self: Monitor, every=1.):      # s
-    "Look again and again, beside the cells, until the window is closed; ever more seldom where nothing happens."
-    quiet = 0
-    while not self.end.wait(every*min(1 + quiet, 5)):
-        try: quiet = quiet + 1 if self.look() else 0
-        except Exception as e: self.said, quiet = str(e) or type(e).__name__, quiet + 1
+    "Look again and again, beside the cells, until the window is closed; more seldom where nothing happens."
+    while not self.end.wait(every): every = min(5., every + 1) if self.glance() else 1.
 
 # %% ../nbs/api/63_monitor.ipynb #2d199b9a
 @patch

@@ -9,6 +9,7 @@ __all__ = ['Particles', 'chunks', 'ahead', 'progress', 'window', 'normalise', 'c
 import hashlib, json, os
 from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import current_thread, main_thread
 from warnings import warn
 import numpy as np, torch
 from torch import Tensor
@@ -197,6 +198,7 @@ def ahead(f, items):
 def progress(items, desc, **kw):
     "A progress bar with the time left, shown once the work has taken two seconds."
     from tqdm.auto import tqdm
+    if current_thread() is not main_thread(): kw['disable'] = True          # a thread's bar would land in somebody else's cell
     return tqdm(items, desc=desc, delay=2, leave=False, **kw)
 
 def _files(stacks):

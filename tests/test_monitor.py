@@ -1,0 +1,108 @@
+"The monitor: of a run that trains in the kernel of a real JupyterLab, of one in another process, of folders in every state."
+import json, os, shutil, sys
+
+import numpy as np, pytest
+from browser import mount, notebook, until, value
+from drgnbook.fit import fit
+from drgnbook.monitor import Monitor, attach, monitor
+from drgnbook.run import Run
+from drgnbook.simulate import simulate
+
+QUICK = dict(zdim=2, z='encoder', width=32, encoder_width=32, sample=.3, device='cpu')
+
+
+@pytest.fixture(scope='module')
+def ps(tmp_path_factory): return simulate(n=200, D=32, snr=1., junk=0., out=tmp_path_factory.mktemp('monitor')/'set')
+
+@pytest.fixture(scope='module')
+def run(ps, tmp_path_factory): return fit(ps, epochs=3, out=tmp_path_factory.mktemp('run')/'run', **QUICK)
+
+def whole(run):
+    "A monitor that has looked at everything."
+    m = Monitor(run)
+    while not m.look(): pass
+    return m
+
+
+@pytest.mark.parametrize('dark', [False, True])
+def test_bare(browser, run, dark):
+    "Numbers, charts, cloud and maps are there; keys and buttons tell Python; a new state shows at once."
+    w = mount(browser, whole(run), dark)
+    page = w.page
+    assert page.locator('.drgn-state').inner_text() == 'finished, 3 epochs' and page.locator('svg path').count() == 6
+    shapes = page.evaluate("[...document.querySelectorAll('canvas')].map(c => new Set(c.getContext('2d').getImageData(0, 0, c.width, c.height).data).size)")
+    assert len(shapes) == 1 + 2*len(whole(run).now['at']) and min(shapes) > 10, 'a canvas is empty'
+    assert page.locator('button', has_text='stop').is_disabled()
+    page.evaluate("model.set('live', { state: 'training', says: 'training, epoch 2 of 3', done: 1.5, total: 3, images_s: 512.3, left: 75, memory: 2 ** 31, device: 'cpu', workers: 1 })")
+    assert page.locator('progress').evaluate('p => p.value') == .5 and '512.3 images/s · 1 min 15 s left · 2.0 GiB' in page.locator('.drgn-dim').first.inner_text()
+    page.focus('.drgn')
+    for key in 'psc': page.keyboard.press(key)
+    page.fill('input[type=number]', '7'); page.click('button:has-text("extend")')
+    assert [(s['do'], s['with']) for s in page.evaluate('sent')] == [('pause', []), ('stop', []), ('checkpoint', []), ('extend', [7])]
+    assert all(b.get_attribute('title') for b in page.locator('button').all())
+    w.clean(); page.close()
+
+
+def test_another_process(ps, tmp_path, browser):
+    "A run in a process of its own: the same monitor, from the folder alone; its buttons reach it."
+    run = fit(ps, epochs=2000, out=tmp_path/'run', where='process', **QUICK)
+    m = Monitor(Run.load(tmp_path/'run'))
+    until(lambda: m.look() or m.live['state'] == 'training' and m.history['epoch'], 60)
+    assert m.live['pid'] != os.getpid() and 'process' in m.live['where']
+    m.hear('pause'); until(lambda: m.look() or m.live['state'] == 'paused', 60)
+    m.hear('resume'); until(lambda: m.look() or m.live['state'] == 'training', 60)
+    m.hear('stop'); run.wait(); m.look()
+    assert m.live['state'] == 'stopped' and m.said == '' and run.epochs
+
+
+def test_bad_folders(run, tmp_path, unchecked):
+    "Half-written, of another version, without a checkpoint, with NaN: a sentence each."
+    with pytest.raises(FileNotFoundError, match='holds no run'): attach(tmp_path)
+    shutil.copytree(run.folder, tmp_path/'v'); (tmp_path/'v/config.json').write_text(json.dumps(dict(version=9)))
+    with pytest.raises(RuntimeError, match='version 9'): attach(tmp_path/'v')
+    shutil.copytree(run.folder, tmp_path/'new'); shutil.rmtree(tmp_path/'new/checkpoints'); (tmp_path/'new/history.csv').unlink(); (tmp_path/'new/live.json').write_text('{"state')
+    m = whole(Run.load(tmp_path/'new'))
+    assert m.live['says'] == 'stopped in epoch 1 of 3' and m.now == {} and m.picture()
+    shutil.copytree(run.folder, tmp_path/'nan'); shutil.rmtree(tmp_path/'nan/monitor', ignore_errors=True)
+    np.save(tmp_path/'nan/checkpoints/0003/z.npy', np.full((200, 2), np.nan))
+    m = attach(tmp_path/'nan')
+    until(lambda: 'no finite coordinates' in m.said)
+    m.close()
+
+
+CELLS = ['''
+import os, sys
+sys.path.insert(0, {root!r})
+from drgnbook import *
+ps = Particles.read({star!r})
+''', '''
+run = fit(ps, epochs=100_000, out='run', zdim=2, z='encoder', width=32, encoder_width=32, sample=.3, device='cpu')
+run
+''']
+
+def test_lab(lab, ps):
+    "Trains in the kernel while other cells answer; the monitor moves; a reload keeps it; Stop stops; a new kernel sees the same."
+    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    notebook(lab.folder/'train.ipynb', *(c.format(root=root, star=str(ps.md.path)) for c in CELLS))
+    w = lab.open('train.ipynb'); page = w.page
+    page.evaluate("jupyterapp.commands.execute('notebook:run-all-cells')")
+    page.wait_for_selector('.drgn-monitor .drgn-training', timeout=120_000)
+    client = lab.kernel('train.ipynb')
+    shown = lambda: page.locator('.drgn-monitor progress').evaluate('p => p.value')
+    before = shown()
+    assert value(client, '1 + 1') == 2 and value(client, 'run.training')
+    until(lambda: shown() > before, 60)
+    until(lambda: page.locator('.drgn-monitor canvas').count() > 1, 60)
+    page.evaluate("jupyterapp.commands.execute('docmanager:save')"); page.wait_for_function("!jupyterapp.shell.currentWidget.context.model.dirty")
+    page.reload()
+    page.wait_for_selector('.drgn-monitor .drgn-training', timeout=90_000)
+    def stopped():      # JupyterLab drops what a page says in the first moment after its reload
+        if page.locator('.drgn-monitor button:has-text("stop")').is_enabled(): page.click('.drgn-monitor button:has-text("stop")')
+        return page.locator('.drgn-monitor .drgn-stopped').count()
+    until(stopped, 60, 2)
+    assert value(client, 'run.state').startswith('stopped') and value(client, 'run.epochs')
+    page.evaluate("jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart()")
+    until(lambda: lab.api('sessions')[0]['kernel']['execution_state'] == 'idle', 60)
+    done = Monitor(Run.load(lab.folder/'run')); done.look()
+    assert done.live['says'].startswith('stopped') and done.history['epoch']
+    w.clean(); page.close()
