@@ -90,13 +90,13 @@ def _first(along, level):      # along: "n y x", the first plane nearest to the 
     return hit - ((b - level)/(b - a).clamp(min=1e-6)).clamp(0, 1), cover
 
 def surface(v: Volume,
-            level: float,                 # σ
+            level: float,                 # density
             R=None,                       # (3, 3), takes the particle's frame to the view, as in `Pose`
             px=200, half=None,            # pixels along an edge, and Å from the middle to it; None: the whole box
             colour='#8fb7dd'):
     "A shaded isosurface as seen along z: RGBA `(px, px, 4)`, the upper row first, and the depth of each pixel, Å."
     x, R, half = _clean(v)[0], torch.eye(3) if R is None else torch.as_tensor(R).float().reshape(3, 3), half or v.D*v.apix/2
-    level, ax, z = x.mean() + level*x.std(), torch.linspace(-half, half, px), torch.linspace(half, -half, min(96, v.D))
+    ax, z = torch.linspace(-half, half, px), torch.linspace(half, -half, min(96, v.D))
     eye = torch.stack(torch.meshgrid(z, -ax, ax, indexing='ij')[::-1], -1)
     eye[..., 1] = -ax[:, None]
     depth, cover = _first(_sample(x, v, eye @ R), level)
@@ -106,7 +106,7 @@ def surface(v: Volume,
     n = -F.normalize(slope, dim=-1) @ R.T
     full = _sample(F.avg_pool3d(((x - x.mean())/(level - x.mean()) > .75).float()[None, None], 5, 1, 2)[0, 0], v, p @ R + n @ R*1.5*v.apix)
     rgb = _lit(n, _rgb(colour), (1.3 - 1.3*full).clamp(.15, 1), p[..., 2]/half)
-    return torch.cat([rgb, cover[..., None]], -1).numpy(), p[..., 2].numpy()
+    return torch.cat([rgb, cover[..., None]], -1).clamp(0, 1).numpy(), p[..., 2].numpy()
 
 def _lit(n, colour, open, near):
     "Light from the upper left and the right, less where much density is near; far things fade."
@@ -184,6 +184,11 @@ class View(Widget, page_name='view'):
         bad = set(it.value) - {'front', 'x', 'y', 'z'} or [k for k, (a, b) in it.value.items() if not 0 <= a <= b <= 1]
         if bad: raise TraitError(f"clip takes 'front', 'x', 'y' and 'z', each with (from, to) between 0 and 1; found {it.value}")
         return {k: list(it.value.get(k, (0., 1.))) for k in ('front', 'x', 'y', 'z')}
+
+    def density(self, i=0) -> float:
+        "The density at the level of map i. In a series and a morph all maps have that of the first."
+        m = self.maps[k := 0 if self.layout in ('series', 'morph') else i]
+        return m['mean'] + m['std']*self.level[k]
 
     def __init__(self, volumes, maps, **state):
         self.volumes, self.versions, self.frames = list(volumes), [0]*len(maps), [Latest(lambda i: self._dispatch(i)) for _ in maps]
@@ -267,9 +272,9 @@ def update(self: View, volume: Volume, i=0):      # i: whose place it takes
 
 @patch
 def _dispatch(self: View, i, kind='frame', most=64):
-    m = eight_bits(self.volumes[i], most)
-    data = m.pop('data')['data']
-    self.send(dict(kind=kind, i=i, map=dict(m, name=self.maps[i]['name'], version=self.versions[i], radius=self.maps[i]['radius'])), [data])
+    m, first = eight_bits(self.volumes[i], most), self.maps[i]
+    data, same = m.pop('data')['data'], {k: first[k] for k in ('name', 'radius', *(['mean', 'std'] if first['std'] and m['std'] else []))}
+    self.send(dict(kind=kind, i=i, map={**m, **same, 'version': self.versions[i]}), [data])
 
 @patch
 def do_seen(self: View, i):
@@ -304,7 +309,7 @@ def _over(layers):
 def _panels(self: View, px):
     "What stands in each panel: `(name, picture)`."
     half, near = self.maps[0]['box']/2/self.zoom, [i for i in range(len(self.maps)) if self.shown[i] and self.maps[i]['std']]
-    draw = lambda i: (*surface(self.volumes[i], self.level[i], self.R, px, half, self.colours[i]), self.opacity[i])
+    draw = lambda i: (*surface(self.volumes[i], self.density(i), self.R, px, half, self.colours[i]), self.opacity[i])
     if self.layout == 'over': return [('', _over([draw(i) for i in near]))] if near else []
     if self.layout in ('series', 'morph'): near = sorted({round(k) for k in np.linspace(0, len(self.maps) - 1, 4)} & set(near))
     return [(self.maps[i]['name'], draw(i)[0]) for i in near[:6]]
@@ -336,13 +341,13 @@ def movie(volumes,          # one: a full turn; several: the way through them
     if not kind: raise ValueError(f'a movie is a .gif or an .mp4, not {Path(path).name}')
     if not writers.is_available(kind): raise ValueError('an .mp4 needs the program ffmpeg, which is not here: write a .gif, or press Movie in the view for a .webm')
     v = view(volumes, 'morph' if len(vs := _volumes(volumes)) > 1 else None)
-    level, half, n = level or v.level[0], v.maps[0]['box']/2/v.zoom, len(vs)
+    half, n, v.level = v.maps[0]['box']/2/v.zoom, len(vs), v.level if level is None else level
     fig = Figure(figsize=(px/100, px/100), dpi=100)
     shown = (ax := fig.add_axes((0, 0, 1, 1))).imshow(np.ones((px, px, 4))); ax.axis('off')
     with (writer := writers[kind](fps)).saving(fig, str(path), 100):
         for k in range(frames):
             at = (n - 1)*k/max(1, frames - 1); i = min(int(at), max(0, n - 2))
             it, turn = (vs[i]*(1 - at + i) + vs[i + 1]*(at - i), np.eye(3)) if n > 1 else (vs[0], rotvec_to_R([[0, 360*k/frames, 0]])[0])
-            shown.set_data(surface(it, level, turn @ (np.eye(3) if R is None else np.asarray(R)), px, half, colour)[0])
+            shown.set_data(surface(it, v.density(), turn @ (np.eye(3) if R is None else np.asarray(R)), px, half, colour)[0])
             writer.grab_frame(facecolor='white')
     return Path(path)

@@ -17,14 +17,14 @@ vec3 lit(vec3 n, vec3 colour, float open, float z) {
 const SURFACE = `#version 300 es
 precision highp float; precision highp int; precision highp sampler3D;
 uniform sampler3D one, two, roomOne, roomTwo, fillOne, fillTwo, tint; uniform sampler2D ramp;
-uniform mat3 R; uniform vec2 span, pan, tintScale; uniform vec3 low, high, colour; uniform vec4 tintAt;
-uniform float box, shift, voxels, grain, mixed, level, side, alpha, reach, fine;
+uniform mat3 R; uniform vec2 span, pan, units; uniform vec3 low, high, colour; uniform vec4 tintAt;
+uniform float box, shift, voxels, grain, mixed, level, side, alpha, reach, fine, tinted;
 in vec2 at; out vec4 seen;
 ${LIGHT}
-float value(vec3 p) { float v = texture(one, p).r; if (mixed > 0.) v = mix(v, texture(two, p).r, mixed); return side*v; }
+float value(vec3 p) { float v = texture(one, p).r; if (mixed > 0.) v = mix(v, texture(two, p).r*units.x + units.y, mixed); return side*v; }
 float most(ivec3 c) {
   vec2 m = texelFetch(roomOne, c, 0).rg;
-  if (mixed > 0.) { vec2 n = texelFetch(roomTwo, c, 0).rg; m = vec2(max(m.r, n.r), min(m.g, n.g)); }
+  if (mixed > 0.) { vec2 n = texelFetch(roomTwo, c, 0).rg*units.x + units.y; m = vec2(max(m.r, n.r), min(m.g, n.g)); }
   return side > 0. ? m.r : -m.g;
 }
 vec3 slope(vec3 p, float h) { return vec3(value(p + vec3(h, 0, 0)) - value(p - vec3(h, 0, 0)), value(p + vec3(0, h, 0)) - value(p - vec3(0, h, 0)), value(p + vec3(0, 0, h)) - value(p - vec3(0, 0, h))); }
@@ -49,7 +49,7 @@ void main() {
   if (!cut) for (int i = 0; i < 5; i++) { float m = .5*(before + t); if (value(o + d*m) < level) before = m; else t = m; }
   vec3 p = o + d*t, g = slope(p, 1./voxels), n = -normalize(g + 1e-12);
   vec3 c = colour;
-  if (tintScale.x > 0.) {
+  if (tinted > 0.) {
     vec3 w = (p - shift)*box; float v = texture(tint, w/tintAt.x + tintAt.y).r;
     c = texture(ramp, vec2(clamp((v - tintAt.z)/(tintAt.w - tintAt.z), .002, .998), .5)).rgb;
   }
@@ -67,11 +67,11 @@ void main() {
 
 const SECTION = `#version 300 es
 precision highp float; precision highp sampler3D;
-uniform sampler3D one, two; uniform vec3 middle, across, up, colour, back, hairX, hairY; uniform vec2 hair, size; uniform float mixed, level, black, white;
+uniform sampler3D one, two; uniform vec3 middle, across, up, colour, back, hairX, hairY; uniform vec2 hair, size, units; uniform float mixed, level, black, white;
 in vec2 at; out vec4 seen;
 void main() {
   vec3 p = middle + across*at.x + up*at.y;
-  float v = texture(one, p).r; if (mixed > 0.) v = mix(v, texture(two, p).r, mixed);
+  float v = texture(one, p).r; if (mixed > 0.) v = mix(v, texture(two, p).r*units.x + units.y, mixed);
   vec3 c = vec3(clamp((v - black)/(white - black), 0., 1.));
   c = mix(c, colour, 1. - smoothstep(.6, 1.4, abs(v - level)/max(fwidth(v), 1e-4)));
   vec2 away = abs(at - hair)*size*.5, gap = step(vec2(9.), away.yx);
@@ -296,7 +296,7 @@ function render({ model, el: host }) {
   // ---- which map is in which panel
 
   const count = () => live.length, one = () => ['series', 'morph'].includes(get('layout')), shown = () => live.map((_, i) => i).filter(i => get('shown')[i]);
-  const item = (i, j = i, mixed = 0, k = i) => ({ i, j, mixed, level: get('level')[k], colour: get('colours')[k], alpha: get('opacity')[k] });
+  const item = (i, j = i, mixed = 0, k = i) => ({ i, j, mixed, k, level: get('level')[k], colour: get('colours')[k], alpha: get('opacity')[k] });      // k: whose level and colour; a series has one density for all
   function items() {                                     // the surfaces of each panel
     const at = Math.min(count() - 1, Math.max(0, get('at'))), i = Math.floor(at), whole = get('layout') === 'series' ? Math.round(at) : i;
     if (get('layout') === 'morph' && at > i) return [[item(i, i + 1, at - i, 0)]];
@@ -325,18 +325,19 @@ function render({ model, el: host }) {
   let tint = null, tintFrom = null;
   const back = () => colours(root);
   function shared(c, theme) {
-    const clip = get('clip'), r = first().box/2, [a, b] = clip.front, reach = Math.max(.9*room(), get('model').reach || 0), low = AXES.map(x => clip[x][0]), high = AXES.map(x => clip[x][1]);
-    return { R: get('R'), span: span(c), pan: get('pan'), reach, low, high, slab: [a > 0 ? r*(2*a - 1) : -reach, b < 1 ? r*(2*b - 1) : reach], back: theme, radius: Math.max(...live.map(m => m.map.radius)) };
+    const clip = get('clip'), r = first().box/2, [a, b] = clip.front, reach = Math.max(.9*room(), get('model').reach || 0), beyond = (map, k) => AXES.map(x => { const v = clip[x][k]; return v === k ? k : ((v - .5)*first().box)/map.box + map.shift; });      // the planes in a map's own box
+    return { R: get('R'), span: span(c), pan: get('pan'), reach, beyond, low: beyond(first(), 0), high: beyond(first(), 1), slab: [a > 0 ? r*(2*a - 1) : -reach, b < 1 ? r*(2*b - 1) : reach], back: theme, radius: Math.max(...live.map(m => m.map.radius)) };
   }
-  const scaled = (map, sigma) => (map.mean + sigma*map.std - map.lo)/(map.hi - map.lo);
+  const scaled = (map, sigma, of = map) => (of.mean + sigma*of.std - map.lo)/(map.hi - map.lo);      // σ of a map to the 8 bits of another, 0 to 1
+  const units = (one, two) => [(two.hi - two.lo)/(one.hi - one.lo), (two.lo - one.lo)/(one.hi - one.lo)];
   const of = (i, best) => best && live[i].full ? card.solid(i + 'full', live[i].full, live[i].fullD) : card.solid(i, live[i].data, live[i].D);
   function surface(it, base, fine, side) {
-    const { map } = live[it.i], best = fine < 1 && !it.mixed, a = of(it.i, best), b = it.mixed ? of(it.j, best) : a, ground = scaled(map, 0), level = scaled(map, side*it.level);
+    const { map } = live[it.i], { map: next } = live[it.j], { map: whose } = live[it.k], best = fine < 1 && !it.mixed, a = of(it.i, best), b = it.mixed ? of(it.j, best) : a, level = scaled(map, side*it.level, whose), fill = (s, m) => s.fill(scaled(m, side*it.level, whose), scaled(m, 0, whose), side);
     const t = get('tint'), on = t.data && side > 0;
     if (on && tintFrom !== t) { if (tint) gl.deleteTexture(tint); tint = texture(gl, unpacked(t.data), [t.D, t.D, t.D]); tintFrom = t; }
     const bend = x => (x - t.lo)/(t.hi - t.lo);
-    use(gl, card.surface, { ...base, one: a.voxels, two: b.voxels, roomOne: a.room, roomTwo: b.room, fillOne: a.fill(level, ground, side), fillTwo: b.fill(level, ground, side), tint: on ? tint : card.none, ramp: card.ramp,
-      tintScale: [on ? 1 : 0, 0], tintAt: on ? [t.box, t.shift, bend(get('tint_range')[0]), bend(get('tint_range')[1])] : [1, 0, 0, 1], colour: rgb(side > 0 ? it.colour : get('negative_colour')),
+    use(gl, card.surface, { ...base, low: base.beyond(map, 0), high: base.beyond(map, 1), one: a.voxels, two: b.voxels, roomOne: a.room, roomTwo: b.room, fillOne: fill(a, map), fillTwo: fill(b, it.mixed ? next : map), units: units(map, next), tint: on ? tint : card.none, ramp: card.ramp,
+      tinted: on ? 1 : 0, tintAt: on ? [t.box, t.shift, bend(get('tint_range')[0]), bend(get('tint_range')[1])] : [1, 0, 0, 1], colour: rgb(side > 0 ? it.colour : get('negative_colour')),
       box: map.box, shift: map.shift, voxels: a.D, grain: a.grain, mixed: it.mixed, level: side*level, side, alpha: it.alpha, fine });
     gl.drawArrays(gl.TRIANGLES, 0, 3);
   }
@@ -357,7 +358,7 @@ function render({ model, el: host }) {
     const r = near(map), middle = AXES.map((x, i) => x === w ? tex(map, cross[i]) : map.shift), where = x => cross[AXES.indexOf(x)]/map.box/r;
     if (a.D !== b.D) return;
     use(gl, card.section, { one: a.voxels, two: b.voxels, middle, across: e(u).map(x => x*r), up: e(v).map(x => x*r), colour: rgb(it.colour), back: [0, 0, 0], hairX: HAIRS[u], hairY: HAIRS[v], hair: [where(u), where(v)], size: [s.w*px, s.h*px],
-      mixed: it.mixed, level: scaled(map, it.level), black: scaled(map, -2), white: .85 });
+      mixed: it.mixed, units: units(map, live[it.j].map), level: scaled(map, it.level, live[it.k].map), black: scaled(map, -2), white: .85 });
     gl.disable(gl.DEPTH_TEST); gl.drawArrays(gl.TRIANGLES, 0, 3);
   }
   function draw(scale, fine, from = 0, to = Infinity) {  // rows of the page `from` ... `to`
@@ -403,7 +404,7 @@ function render({ model, el: host }) {
     if (unsaved) { model.save_changes(); unsaved = false; }
     for (const c of items()) for (const { i, mixed } of c) { const m = live[i]; if (!mixed && m.map.full > m.D && !m.full && m.asked !== m.map.version) { m.asked = m.map.version; tell(model, 'full', [i]); } }
     fit();
-    const me = ++resting, { W, H } = cells(), scale = Math.max(1, Math.min(2*dpr(), 4096/W, Math.sqrt(1500/(3*(pace || 1e-3)*W*H)))), step = Math.max(8, Math.ceil(40/(3*(pace || 1e-4)*W*scale*scale)));
+    const me = ++resting, { W, H } = cells(), scale = Math.max(1, Math.min(2*dpr(), 4096/W, Math.sqrt(600/(3*(pace || 1e-3)*W*H)))), step = Math.max(8, Math.ceil(40/(3*(pace || 1e-4)*W*scale*scale)));
     let y = 0;
     const strip = () => {
       if (me !== resting || gone || gl.isContextLost()) return;
@@ -431,7 +432,7 @@ function render({ model, el: host }) {
     if (c) {
       const per = 2*span(c)[1]/c.h, length = round(Math.min(.28*c.w, 130)*per), px = length/per;
       parts.push(el('span', { class: 'drgn-view-bar', style: `left:${c.x + 12}px;top:${c.y + c.h - 24}px;width:${px}px` }, `${+length.toPrecision(6)} Å`));
-      parts.push(el('span', { class: 'drgn-view-axes', style: `left:${c.x + c.w - 62}px;top:${c.y + c.h - 62}px`, $: { innerHTML: axes(R) } }));
+      if (c.w > 170) parts.push(el('span', { class: 'drgn-view-axes', style: `left:${c.x + c.w - 62}px;top:${c.y + c.h - 62}px`, $: { innerHTML: axes(R) } }));
     }
     if (!list.length) parts.push(el('span', { class: 'drgn-view-label note', style: 'left:10px;top:10px' }, 'No map is ticked: tick one below.'));
     over.replaceChildren(...parts);
