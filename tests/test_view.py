@@ -121,8 +121,8 @@ def test_several(browser):
         both = p.covered(); w = both.shape[1]//2
         assert both[:, :w - 2].sum() > 1000 and both[:, w + 2:].sum() > 1000
         assert p.page.locator('.drgn-view-label').all_text_contents() == ['B', 'E']
-        p.put(layout='over'); over = p.covered(); assert over[:, :w//2].sum() == 0 or over.sum() < both.sum()
-        p.put(layout='beside'); p.page.get_by_label('show E').uncheck(); assert p.page.locator('.drgn-view-bar').count() == 1 and p.js("model.get('shown')") == [True, False]
+        p.put(panels='over'); over = p.covered(); assert over[:, :w//2].sum() == 0 or over.sum() < both.sum()
+        p.put(panels='beside'); p.page.get_by_label('show E').uncheck(); assert p.page.locator('.drgn-view-bar').count() == 1 and p.js("model.get('shown')") == [True, False]
         p.page.get_by_label('show B').uncheck(); p.rest(); assert 'tick one' in p.page.locator('.drgn-view-over').text_content()
         p.page.get_by_label('show E').check(); p.page.focus('.drgn'); p.page.keyboard.press('s'); p.rest()
         box = p.page.locator('.drgn-view-box canvas').bounding_box(); side = p.js("document.querySelectorAll('.drgn-view-label.bright').length"); assert side == 3
@@ -143,7 +143,7 @@ def test_morph_and_series(browser):
         areas = [p.put(at=x).covered().sum() for x in (0., .35, .65, 1.)]
         assert areas[0] <= areas[1] <= areas[2] <= areas[3] and areas[3] > 3*areas[0], areas
         assert '65 %' in p.put(at=.65).page.locator('.drgn-view-path ~ output').inner_text()
-        p.put(layout='series', at=1.); assert abs(p.covered().sum()/areas[3] - 1) < .01
+        p.put(panels='series', at=1.); assert abs(p.covered().sum()/areas[3] - 1) < .01
         p.page.click('button:has-text("Play")'); p.page.wait_for_function("model.get('at') === 0"); p.page.click('button:has-text("Play")')
     with Page(browser, view_of([molecule(), molecule(scale=3.)], layout='series')) as p:
         assert p.put(at=1.).covered().sum() > 1.2*p.put(at=0.).covered().sum()      # the same density on a map three times as strong
@@ -225,13 +225,13 @@ def test_out_of_the_page(browser, tmp_path):
 def test_lab(lab):
     "In JupyterLab: the slider's level is in Python, a map from Python is in the page, and all voxels follow."
     notebook(lab.folder/'view.ipynb', 'from drgnbook.view import view; from drgnbook.volume import Volume, grid; import torch\n'
-             'ball = lambda r, D=80: Volume(torch.sigmoid((r - grid(D).norm(dim=-1))/1.), 2.)\nv = view(ball(10), height=260, zoom=1.); v', 'v.update(ball(30))')
+             'ball = lambda r, D=80, apix=2.: Volume(torch.sigmoid((r - grid(D).norm(dim=-1))/1.), apix)\nv = view(ball(10), height=260, zoom=1.); v', 'v.update(ball(54, 144, 160/144))')
     w = lab.open('view.ipynb')
     w.page.evaluate("jupyterapp.commands.execute('notebook:run-all-cells')")
     w.page.wait_for_selector(".drgn-view[data-state=rest]", timeout=60_000)
     client = lab.kernel('view.ipynb')
     until(lambda: value(client, 'v.frames[0].flying') is False and value(client, 'v.versions') == [1])
-    w.page.wait_for_selector(".drgn-view[data-state=rest]")
+    w.page.wait_for_selector(".drgn-view[data-state=rest][data-voxels='144']")
     x = np.asarray(Image.open(io.BytesIO(w.page.locator('.drgn-view-box canvas').screenshot())).convert('RGB')).astype(int)
     assert (np.abs(x - x[3, 3]).sum(-1) > 24)[3:-3, 3:-3].sum() == pytest.approx(np.pi*(60*260/160)**2, rel=.05)      # 60 Å where 160 Å fill the height
     w.page.locator('.drgn-view-level input').focus(); w.page.keyboard.press('End')

@@ -240,6 +240,7 @@ function stage(canvas) {
     it.solids.set(key, { data, solid: made });
     return made;
   };
+  it.drop = key => { it.solids.get(key)?.solid.gone(); it.solids.delete(key); };
   it.target = (w, h) => {
     if (it.buffer && it.buffer.w === w && it.buffer.h === h) return it.buffer;
     if (it.buffer) { gl.deleteFramebuffer(it.buffer.frame); gl.deleteRenderbuffer(it.buffer.colour); gl.deleteRenderbuffer(it.buffer.depth); }
@@ -295,13 +296,13 @@ function render({ model, el: host }) {
 
   // ---- which map is in which panel
 
-  const count = () => live.length, one = () => ['series', 'morph'].includes(get('layout')), shown = () => live.map((_, i) => i).filter(i => get('shown')[i]);
+  const count = () => live.length, one = () => ['series', 'morph'].includes(get('panels')), shown = () => live.map((_, i) => i).filter(i => get('shown')[i]);
   const item = (i, j = i, mixed = 0, k = i) => ({ i, j, mixed, k, level: get('level')[k], colour: get('colours')[k], alpha: get('opacity')[k] });      // k: whose level and colour; a series has one density for all
   function items() {                                     // the surfaces of each panel
-    const at = Math.min(count() - 1, Math.max(0, get('at'))), i = Math.floor(at), whole = get('layout') === 'series' ? Math.round(at) : i;
-    if (get('layout') === 'morph' && at > i) return [[item(i, i + 1, at - i, 0)]];
+    const at = Math.min(count() - 1, Math.max(0, get('at'))), i = Math.floor(at), whole = get('panels') === 'series' ? Math.round(at) : i;
+    if (get('panels') === 'morph' && at > i) return [[item(i, i + 1, at - i, 0)]];
     if (one()) return [[item(whole, whole, 0, 0)]];
-    return get('layout') === 'beside' ? shown().map(i => [item(i)]) : [shown().map(i => item(i))];
+    return get('panels') === 'beside' ? shown().map(i => [item(i)]) : [shown().map(i => item(i))];
   }
   function cells() {                                     // { x, y, w, h, items, sections }, in pixels of the page from the top left
     const all = items(), W = box.clientWidth || 600, n = all.length, H = get('height');
@@ -411,7 +412,7 @@ function render({ model, el: host }) {
       draw(scale, .5, y, y += step); card.wait();
       if (y < H) return void requestAnimationFrame(strip);
       card.show(); labels(); tellReader();
-      root.dataset.state = 'rest';
+      root.dataset.voxels = Math.max(0, ...live.map(m => m.fullD && m.full ? m.fullD : m.D)); root.dataset.state = 'rest';
     };
     strip();
   }
@@ -422,7 +423,7 @@ function render({ model, el: host }) {
     const { list } = cells(), R = get('R');
     const text = (x, y, s, kind) => el('span', { class: `drgn-view-label ${kind || ''}`, style: `left:${x}px;top:${y}px` }, s), parts = [];
     for (const c of list) {
-      const it = c.items[0], name = it && (get('layout') === 'morph' && it.mixed ? `${live[it.i].map.name} → ${live[it.j].map.name}` : c.items.length === 1 && count() > 1 ? live[it.i].map.name : '');
+      const it = c.items[0], name = it && (get('panels') === 'morph' && it.mixed ? `${live[it.i].map.name} → ${live[it.j].map.name}` : c.items.length === 1 && count() > 1 ? live[it.i].map.name : '');
       if (name) parts.push(text(c.x + 10, c.y + 7, name));
       const notes = c.items.map(k => live[k.i].map.note).filter(Boolean);
       if (notes.length) parts.push(el('span', { class: 'drgn-view-label note', style: `left:${c.x + 10}px;top:${c.y + 26}px;max-width:${c.w - 20}px` }, [...new Set(notes)].join(' ')));
@@ -443,7 +444,7 @@ function render({ model, el: host }) {
   }
   function tellReader() {
     const parts = items().flat().map(it => `${live[it.i].map.name || 'map'} at ${it.level.toFixed(1)} σ`);
-    const text = `Density: ${parts.join(', ') || 'no map shown'}; ${get('layout')}; seen along ${get('R').slice(6).map(x => x.toFixed(2)).join(', ')}`;
+    const text = `Density: ${parts.join(', ') || 'no map shown'}; ${get('panels')}; seen along ${get('R').slice(6).map(x => x.toFixed(2)).join(', ')}`;
     canvas.setAttribute('aria-label', text); status.textContent = text;
   }
 
@@ -497,15 +498,15 @@ function render({ model, el: host }) {
     return [pick, ...ends];
   }
   function path() {                                      // through a series or a morph
-    const s = slider(get('layout'), 0, Math.max(1, count() - 1), get('layout') === 'morph' ? .005 : 1, 0, v => put('at', v)), out = el('output', { class: 'drgn-dim' });
+    const s = slider(get('panels'), 0, Math.max(1, count() - 1), get('panels') === 'morph' ? .005 : 1, 0, v => put('at', v)), out = el('output', { class: 'drgn-dim' });
     const play = button('Play', 'a', () => { playing = !playing; if (playing) step(performance.now()); }, { title: 'run through the maps' });
     let last;
     function step(now) {
       if (!playing || gone) return;
-      const by = get('layout') === 'morph' ? Math.min(.1, (now - (last || now))/1000) : 0, n = count() - 1, to = get('at') + by*way;
+      const by = get('panels') === 'morph' ? Math.min(.1, (now - (last || now))/1000) : 0, n = count() - 1, to = get('at') + by*way;
       last = now;
       if (by) { if (to > n || to < 0) way = -way; put('at', Math.min(n, Math.max(0, to))); requestAnimationFrame(step); }
-      else if (get('layout') === 'morph') requestAnimationFrame(step);
+      else if (get('panels') === 'morph') requestAnimationFrame(step);
       else { put('at', (Math.round(get('at')) + 1) % (n + 1)); setTimeout(() => step(0), 400); }
     }
     sync(() => { s.querySelector('input').value = get('at'); const c = items()[0][0]; out.textContent = c.mixed ? `${Math.round(100*c.mixed)} % of the way from ${live[c.i].map.name} to ${live[c.j].map.name}` : live[c.i].map.name; play.setAttribute('aria-pressed', playing); });
@@ -528,7 +529,7 @@ function render({ model, el: host }) {
   function build() {                                     // the controls that these maps and this layout need
     syncs = [];
     const n = count(), rows = one() ? [0] : live.map((_, i) => i), same = live.every(m => Math.abs(m.map.box - first().box) < .01*first().box);
-    const layout = n > 1 ? choice('layout', ['beside', 'over', ...(same ? ['series', 'morph'] : [])], get('layout'), v => put('layout', v)) : null;
+    const layout = n > 1 ? choice('layout', ['beside', 'over', ...(same ? ['series', 'morph'] : [])], get('panels'), v => put('panels', v)) : null;
     const link = n > 1 && !one() ? check('link', get('linked'), v => put('linked', v)) : null;
     panel.replaceChildren(el('div', { class: 'drgn-view-maps' }, rows.flatMap(row)), ...(one() ? [path()] : []), ...(get('tint').data ? [bar()] : []), hairs(),
       el('div', { class: 'drgn-row' }, layout, link, ...clipping(), toggle('Sections', 's', 'sections', 'three orthogonal sections'), get('model').xyz ? toggle('Model', 'o', 'model_shown', 'the atomic model') : null, toggle('Turn', 't', 'spin', 'a turntable'), button('Reset', 'r', reset, { title: 'the first view again' }),
@@ -539,7 +540,7 @@ function render({ model, el: host }) {
   const begin = { R: [...get('R')], zoom: get('zoom'), pan: [...get('pan')] };
   function reset() { for (const [k, v] of Object.entries(begin)) put(k, v); put('clip', Object.fromEntries(['front', ...AXES].map(x => [x, [0, 1]]))); put('cross', [0, 0, 0]); }
   function refresh() {
-    const now = [get('layout'), count(), !!get('tint').data, !!get('model').xyz, live.map(m => m.map.name)].join();
+    const now = [get('panels'), count(), !!get('tint').data, !!get('model').xyz, live.map(m => m.map.name)].join();
     if (now !== built) { built = now; build(); }
     syncs.forEach(g => g());
     if (get('spin') && !spinning) { spinning = true; requestAnimationFrame(spin); }
@@ -634,7 +635,11 @@ function render({ model, el: host }) {
     const { map, i, kind } = content, data = typed(buffers[0], Uint8Array), m = live[i];
     if (!m) return;
     if (kind === 'frame') { live[i] = { map, data, D: map.D, full: null, asked: -1 }; due.push(i); syncs.forEach(g => g()); changed(); }
-    else if (m.map.version === map.version) { m.full = data; m.fullD = map.D; changed(false); }
+    else if (m.map.version === map.version) {
+      const kept = live.filter(l => l.full);              // no more than four whole maps on the card
+      if (kept.length > 3) { const k = live.findIndex((l, j) => l.full && j !== i); live[k].full = null; live[k].asked = -1; card.drop(k + 'full'); }
+      m.full = data; m.fullD = map.D; changed(false);
+    }
   });
   f.end(onTheme(root, refresh));
   const sized = new ResizeObserver(() => refresh()), seen = new IntersectionObserver(entries => { const was = visible; visible = entries[entries.length - 1].isIntersecting; if (visible && !was) changed(); });
