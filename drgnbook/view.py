@@ -17,7 +17,7 @@ from traitlets import Any, Bool, Dict, Enum, Float as Number, Int, List, TraitEr
 # %% ../nbs/api/61_view.ipynb #022a0fba
 from .pose import rotvec_to_R
 from .volume import Volume
-from .widget import Latest, Widget, packed, png
+from .widget import Latest, Widget, packed, unpacked
 
 # %% ../nbs/api/61_view.ipynb #a4ff5e38
 def _clean(v: Volume):
@@ -74,6 +74,13 @@ _KEY, _FILL = F.normalize(torch.tensor([-.5, .62, .6]), dim=0), F.normalize(torc
 
 def _rgb(hexes): return torch.tensor([int(hexes[i:i + 2], 16)/255 for i in (1, 3, 5)])
 
+_CIVIDIS = torch.tensor([[0, 34, 78], [18, 53, 112], [59, 73, 108], [87, 93, 109], [112, 113, 115], [138, 134, 120], [165, 156, 116], [195, 179, 105], [225, 204, 85], [254, 232, 56]])/255
+
+def _ramp(u):
+    "0 to 1 as colours that read the same to all eyes (Nuñez et al. 2018)."
+    at = (u.clamp(0, 1)*9).clamp(max=8.999)
+    return torch.lerp(_CIVIDIS[at.long()], _CIVIDIS[at.long() + 1], at.frac()[..., None])
+
 def _sample(x, v, p):      # p: points (..., 3), Å from the centre
     "The density at points, by linear interpolation."
     g = 2*(p/(v.D*v.apix) + (v.D//2 + .5)/v.D) - 1
@@ -90,29 +97,31 @@ def _first(along, level):      # along: "n y x", the first plane nearest to the 
     return hit - ((b - level)/(b - a).clamp(min=1e-6)).clamp(0, 1), cover
 
 def surface(v: Volume,
-            level: float,                 # σ
+            level: float,                 # density
             R=None,                       # (3, 3), takes the particle's frame to the view, as in `Pose`
             px=200, half=None,            # pixels along an edge, and Å from the middle to it; None: the whole box
-            colour='#8fb7dd'):
+            colour='#8fb7dd',
+            tint=None):                   # (map, lowest, highest value): its values colour the surface
     "A shaded isosurface as seen along z: RGBA `(px, px, 4)`, the upper row first, and the depth of each pixel, Å."
-    x, R, half = _clean(v)[0], torch.eye(3) if R is None else torch.as_tensor(R).float().reshape(3, 3), half or v.D*v.apix/2
-    level, ax, z = x.mean() + level*x.std(), torch.linspace(-half, half, px), torch.linspace(half, -half, min(96, v.D))
-    eye = torch.stack(torch.meshgrid(z, -ax, ax, indexing='ij')[::-1], -1)
-    eye[..., 1] = -ax[:, None]
-    depth, cover = _first(_sample(x, v, eye @ R), level)
-    p = eye[0].clone(); p[..., 2] = half - depth*2*half/(len(z) - 1)
-    h = v.apix*torch.eye(3)
+    x, R, half = _pooled(_clean(v)[0], 96), torch.eye(3) if R is None else torch.as_tensor(R).float().reshape(3, 3), half or v.D*v.apix/2
+    box, n = v.D*v.apix, min(64, v.D)
+    turn = torch.cat([2*half/box*R.T*torch.tensor([1., -1, -1]), torch.full((3, 1), 2*(v.D//2 + .5)/v.D - 1)], 1)      # x right, y up, z to the eye
+    depth, cover = _first(F.grid_sample(x[None, None], F.affine_grid(turn[None], (1, 1, n, px, px), True), align_corners=False)[0, 0], level)
+    ax = torch.linspace(-half, half, px)
+    p = torch.stack([ax.expand(px, px), -ax[:, None].expand(px, px), half - depth*2*half/(n - 1)], -1)
+    h = box/len(x)*torch.eye(3)
     slope = torch.stack([_sample(x, v, p @ R + s) - _sample(x, v, p @ R - s) for s in h], -1)
     n = -F.normalize(slope, dim=-1) @ R.T
-    full = _sample(F.avg_pool3d(((x - x.mean())/(level - x.mean()) > .75).float()[None, None], 5, 1, 2)[0, 0], v, p @ R + n @ R*1.5*v.apix)
-    rgb = _lit(n, _rgb(colour), (1.3 - 1.3*full).clamp(.15, 1), p[..., 2]/half)
-    return torch.cat([rgb, cover[..., None]], -1).numpy(), p[..., 2].numpy()
+    full = _sample(F.avg_pool3d(((x - x.mean())/(level - x.mean()) > .75).float()[None, None], 7, 1, 3)[0, 0], v, p @ R + n @ R*1.5*h[0, 0])
+    paint = _rgb(colour) if tint is None else _ramp((_sample(_clean(tint[0])[0], tint[0], p @ R) - tint[1])/(tint[2] - tint[1]))
+    rgb = _lit(n, paint, (1.35 - 1.5*full).clamp(.12, 1), p[..., 2]/half)
+    return torch.cat([rgb, cover[..., None]], -1).clamp(0, 1).numpy(), p[..., 2].numpy()
 
 def _lit(n, colour, open, near):
     "Light from the upper left and the right, less where much density is near; far things fade."
     key, fill = (n @ _KEY).clamp(min=0), (n @ _FILL).clamp(min=0)
-    c = colour**2.2*(open*(.34 + .12*n[..., 1]) + (.5 + .5*open)*(.66*key + .2*fill))[..., None]
-    c = c*(.55 + .45*(n[..., 2].abs()/.45).clamp(max=1))[..., None]
+    c = colour**2.2*(open*(.42 + .14*n[..., 1]) + (.3 + .7*open)*(.72*key + .22*fill))[..., None]
+    c = c*(.45 + .55*(n[..., 2].abs()/.5).clamp(max=1))[..., None]
     fog = .4*((.7 - near)/1.85).clamp(0, 1)[..., None]
     return c.clamp(1e-6, 1)**(1/2.2)*(1 - fog) + fog
 
@@ -146,7 +155,7 @@ _SHARED = '#8FB7DD'                       # of a map alone
 class View(Widget, page_name='view'):
     "Maps in three dimensions. What is seen are traits, to be read and set."
     maps, tint, model = List().tag(sync=True), Dict().tag(sync=True), Dict().tag(sync=True)
-    layout   = Enum(LAYOUTS, 'beside').tag(sync=True)
+    panels   = Enum(LAYOUTS, 'beside').tag(sync=True)     # `layout` is a trait of every widget
     level    = Any(3.).tag(sync=True)                     # σ, one for each map (a number is for all; so for the next four)
     colours  = Any('').tag(sync=True)                     # '#rrggbb'
     opacity  = Any(1.).tag(sync=True)                     # 0 to 1
@@ -185,8 +194,13 @@ class View(Widget, page_name='view'):
         if bad: raise TraitError(f"clip takes 'front', 'x', 'y' and 'z', each with (from, to) between 0 and 1; found {it.value}")
         return {k: list(it.value.get(k, (0., 1.))) for k in ('front', 'x', 'y', 'z')}
 
-    def __init__(self, volumes, maps, **state):
-        self.volumes, self.versions, self.frames = list(volumes), [0]*len(maps), [Latest(lambda i: self._dispatch(i)) for _ in maps]
+    def density(self, i=0) -> float:
+        "The density at the level of map i. In a series and a morph all maps have that of the first."
+        m = self.maps[k := 0 if self.panels in ('series', 'morph') else i]
+        return m['mean'] + m['std']*self.level[k]
+
+    def __init__(self, volumes, maps, colour=None, **state):
+        self.colour, self.volumes, self.versions, self.frames = colour, list(volumes), [0]*len(maps), [Latest(lambda i: self._dispatch(i)) for _ in maps]
         super().__init__(maps=maps, **{'clip': {}, **state})
 
 # %% ../nbs/api/61_view.ipynb #d75ed10a
@@ -240,7 +254,7 @@ def view(volumes,             # a `Volume`, the path of a map, or a list of them
     tint, ends = _tint(colour, colour_name, vs[0], maps[0])
     mid = dict(corner=[vs[0].D//2*vs[0].apix]*3, centre=[0.]*3)
     atoms = trace(model, mid[origin] if isinstance(origin, str) else origin) if model is not None else {}
-    return View(vs, maps, layout=layout, tint=tint, tint_range=ends, model=atoms, **{**_first_look(maps, layout, difference, bool(atoms)), **state})
+    return View(vs, maps, colour, panels=layout, tint=tint, tint_range=ends, model=atoms, **{**_first_look(maps, layout, difference, bool(atoms)), **state})
 
 def _maps(vs, names):
     "All maps as the page needs them: 8 MB at first, shared out."
@@ -267,9 +281,9 @@ def update(self: View, volume: Volume, i=0):      # i: whose place it takes
 
 @patch
 def _dispatch(self: View, i, kind='frame', most=64):
-    m = eight_bits(self.volumes[i], most)
-    data = m.pop('data')['data']
-    self.send(dict(kind=kind, i=i, map=dict(m, name=self.maps[i]['name'], version=self.versions[i], radius=self.maps[i]['radius'])), [data])
+    m, first = eight_bits(self.volumes[i], most), self.maps[i]
+    data, same = m.pop('data')['data'], {k: first[k] for k in ('name', 'radius', *(['mean', 'std'] if first['std'] and m['std'] else []))}
+    self.send(dict(kind=kind, i=i, map={**m, **same, 'version': self.versions[i]}), [data])
 
 @patch
 def do_seen(self: View, i):
@@ -291,6 +305,7 @@ def do_shown(self: View):
 # %% ../nbs/api/61_view.ipynb #a23b2edb
 def _over(layers):
     "RGBA layers and their depths, `(rgba, depth, opacity)`, as one picture: at each pixel the far ones first."
+    if len(layers) == 1: return layers[0][0]*[1, 1, 1, layers[0][2]]
     rgba, depth, alpha = (np.stack(x) for x in zip(*[(c, d, c[..., 3]*a) for c, d, a in layers]))
     order = np.argsort(np.where(alpha > 0, depth, -np.inf), 0)
     out = np.zeros((*rgba.shape[1:3], 4))
@@ -298,31 +313,54 @@ def _over(layers):
         c, a = np.take_along_axis(rgba, k[None, ..., None], 0)[0][..., :3], np.take_along_axis(alpha, k[None], 0)[0][..., None]
         rest = out[..., 3:]*(1 - a)
         out = np.concatenate([(c*a + out[..., :3]*rest)/np.maximum(a + rest, 1e-6), a + rest], -1)
-    return out
+    return out.clip(0, 1)
+
+@patch
+def _layers(self: View, i, px):
+    "The surfaces of map i: RGBA, depth, opacity."
+    half, v, level = self.maps[0]['box']/2/self.zoom, self.volumes[i], self.density(i)
+    tint = self.colour and (self.colour, *self.tint_range)
+    there = [(*surface(v, level, self.R, px, half, self.colours[i], tint), self.opacity[i])]
+    return there + [(*surface(-v, level - 2*self.maps[i]['mean'], self.R, px, half, self.negative_colour), self.opacity[i])]*self.negative[i]
 
 @patch
 def _panels(self: View, px):
     "What stands in each panel: `(name, picture)`."
-    half, near = self.maps[0]['box']/2/self.zoom, [i for i in range(len(self.maps)) if self.shown[i] and self.maps[i]['std']]
-    draw = lambda i: (*surface(self.volumes[i], self.level[i], self.R, px, half, self.colours[i]), self.opacity[i])
-    if self.layout == 'over': return [('', _over([draw(i) for i in near]))] if near else []
-    if self.layout in ('series', 'morph'): near = sorted({round(k) for k in np.linspace(0, len(self.maps) - 1, 4)} & set(near))
-    return [(self.maps[i]['name'], draw(i)[0]) for i in near[:6]]
+    near = [i for i in range(len(self.maps)) if self.shown[i] and self.maps[i]['std']]
+    if self.panels in ('series', 'morph'): near = sorted({round(k) for k in np.linspace(0, len(self.maps) - 1, 4)} & set(near))
+    if self.panels == 'over': panels = [('', _over([layer for i in near for layer in self._layers(i, px)]))] if near else []
+    else: panels = [(self.maps[i]['name'], _over(self._layers(i, px))) for i in near[:6]]
+    return panels + (_cuts(self.volumes[near[0]], self.cross, self.maps[near[0]]['radius']) if self.sections and near else [])
+
+def _cuts(v, cross, radius):
+    "The sections through a point, as pictures."
+    at = [min(v.D - 1, max(0, round(c/v.apix) + v.D//2)) for c in cross]
+    x, keep = _clean(v)[0].numpy(), slice(max(0, int(v.D//2 - 1.12*radius/v.apix)), int(v.D//2 + 1.12*radius/v.apix) + 1)
+    return [(name, cut[keep, keep][::-1]) for name, cut in (('xy', x[at[2]]), ('xz', x[:, at[1]]), ('zy', x[:, :, at[0]].T))]
 
 @patch
 def picture(self: View):
     "The surfaces as a figure: what a saved notebook shows."
     from matplotlib.figure import Figure
-    px = {1: 240, 2: 200}.get(n := min(6, len(self.maps)) if self.layout != 'over' else 1, 150)
+    px = 200 if len(self.maps) == 1 else 160 if self.panels == 'over' or len(self.maps) == 2 else 110
     panels = self._panels(px) or [(' '.join(m['note'] for m in self.maps), np.zeros((px, px, 4)))]
     fig = Figure(figsize=(len(panels)*px/80, px/80 + .3), dpi=80, facecolor='none')
     for k, (name, image) in enumerate(panels):
         ax = fig.add_axes((k/len(panels), 0, 1/len(panels), px/(px + 24)))
-        ax.imshow(image, interpolation='none'); ax.axis('off'); ax.set_title(name, fontsize=9, color='gray', pad=3)
+        ax.imshow(image, cmap='gray', interpolation='none'); ax.axis('off'); ax.set_title(name, fontsize=9, color='gray', pad=3)
     per = self.maps[0]['box']/self.zoom/px
     length = next(m*10**e for e in range(4, -3, -1) for m in (5, 2, 1) if m*10**e <= .3*px*per)
     fig.axes[0].plot([8, 8 + length/per], [px - 8]*2, color='gray', lw=2); fig.axes[0].text(8, px - 12, f'{length:g} Å', color='gray', fontsize=8)
+    if self.model and self.model_shown: self._chains(fig.axes[0], px, per)
     return fig
+
+@patch
+def _chains(self: View, ax, px, per):
+    "The model as lines, the far ones first."
+    xyz = unpacked(self.model['xyz']) @ np.reshape(self.R, (3, 3)).T
+    for piece, colour in zip(np.split(xyz, self.model['starts'][1:]), self.model['colours']):
+        ax.plot(px/2 + piece[:, 0]/per, px/2 - piece[:, 1]/per, color=colour, lw=1, zorder=2 + 1e-4*piece[:, 2].mean())
+    ax.set(xlim=(0, px), ylim=(px, 0))
 
 def movie(volumes,          # one: a full turn; several: the way through them
           path,             # .gif; .mp4 where ffmpeg is installed
@@ -336,13 +374,13 @@ def movie(volumes,          # one: a full turn; several: the way through them
     if not kind: raise ValueError(f'a movie is a .gif or an .mp4, not {Path(path).name}')
     if not writers.is_available(kind): raise ValueError('an .mp4 needs the program ffmpeg, which is not here: write a .gif, or press Movie in the view for a .webm')
     v = view(volumes, 'morph' if len(vs := _volumes(volumes)) > 1 else None)
-    level, half, n = level or v.level[0], v.maps[0]['box']/2/v.zoom, len(vs)
+    half, n, v.level = v.maps[0]['box']/2/v.zoom, len(vs), v.level if level is None else level
     fig = Figure(figsize=(px/100, px/100), dpi=100)
     shown = (ax := fig.add_axes((0, 0, 1, 1))).imshow(np.ones((px, px, 4))); ax.axis('off')
     with (writer := writers[kind](fps)).saving(fig, str(path), 100):
         for k in range(frames):
             at = (n - 1)*k/max(1, frames - 1); i = min(int(at), max(0, n - 2))
             it, turn = (vs[i]*(1 - at + i) + vs[i + 1]*(at - i), np.eye(3)) if n > 1 else (vs[0], rotvec_to_R([[0, 360*k/frames, 0]])[0])
-            shown.set_data(surface(it, level, turn @ (np.eye(3) if R is None else np.asarray(R)), px, half, colour)[0])
+            shown.set_data(surface(it, v.density(), turn @ (np.eye(3) if R is None else np.asarray(R)), px, half, colour)[0])
             writer.grab_frame(facecolor='white')
     return Path(path)

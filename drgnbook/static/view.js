@@ -17,14 +17,14 @@ vec3 lit(vec3 n, vec3 colour, float open, float z) {
 const SURFACE = `#version 300 es
 precision highp float; precision highp int; precision highp sampler3D;
 uniform sampler3D one, two, roomOne, roomTwo, fillOne, fillTwo, tint; uniform sampler2D ramp;
-uniform mat3 R; uniform vec2 span, pan, tintScale; uniform vec3 low, high, colour; uniform vec4 tintAt;
-uniform float box, shift, voxels, grain, mixed, level, side, alpha, reach, fine;
+uniform mat3 R; uniform vec2 span, pan, units; uniform vec3 low, high, colour; uniform vec4 tintAt;
+uniform float box, shift, voxels, grain, mixed, level, side, alpha, reach, fine, tinted;
 in vec2 at; out vec4 seen;
 ${LIGHT}
-float value(vec3 p) { float v = texture(one, p).r; if (mixed > 0.) v = mix(v, texture(two, p).r, mixed); return side*v; }
+float value(vec3 p) { float v = texture(one, p).r; if (mixed > 0.) v = mix(v, texture(two, p).r*units.x + units.y, mixed); return side*v; }
 float most(ivec3 c) {
   vec2 m = texelFetch(roomOne, c, 0).rg;
-  if (mixed > 0.) { vec2 n = texelFetch(roomTwo, c, 0).rg; m = vec2(max(m.r, n.r), min(m.g, n.g)); }
+  if (mixed > 0.) { vec2 n = texelFetch(roomTwo, c, 0).rg*units.x + units.y; m = vec2(max(m.r, n.r), min(m.g, n.g)); }
   return side > 0. ? m.r : -m.g;
 }
 vec3 slope(vec3 p, float h) { return vec3(value(p + vec3(h, 0, 0)) - value(p - vec3(h, 0, 0)), value(p + vec3(0, h, 0)) - value(p - vec3(0, h, 0)), value(p + vec3(0, 0, h)) - value(p - vec3(0, 0, h))); }
@@ -49,7 +49,7 @@ void main() {
   if (!cut) for (int i = 0; i < 5; i++) { float m = .5*(before + t); if (value(o + d*m) < level) before = m; else t = m; }
   vec3 p = o + d*t, g = slope(p, 1./voxels), n = -normalize(g + 1e-12);
   vec3 c = colour;
-  if (tintScale.x > 0.) {
+  if (tinted > 0.) {
     vec3 w = (p - shift)*box; float v = texture(tint, w/tintAt.x + tintAt.y).r;
     c = texture(ramp, vec2(clamp((v - tintAt.z)/(tintAt.w - tintAt.z), .002, .998), .5)).rgb;
   }
@@ -67,11 +67,11 @@ void main() {
 
 const SECTION = `#version 300 es
 precision highp float; precision highp sampler3D;
-uniform sampler3D one, two; uniform vec3 middle, across, up, colour, back, hairX, hairY; uniform vec2 hair, size; uniform float mixed, level, black, white;
+uniform sampler3D one, two; uniform vec3 middle, across, up, colour, back, hairX, hairY; uniform vec2 hair, size, units; uniform float mixed, level, black, white;
 in vec2 at; out vec4 seen;
 void main() {
   vec3 p = middle + across*at.x + up*at.y;
-  float v = texture(one, p).r; if (mixed > 0.) v = mix(v, texture(two, p).r, mixed);
+  float v = texture(one, p).r; if (mixed > 0.) v = mix(v, texture(two, p).r*units.x + units.y, mixed);
   vec3 c = vec3(clamp((v - black)/(white - black), 0., 1.));
   c = mix(c, colour, 1. - smoothstep(.6, 1.4, abs(v - level)/max(fwidth(v), 1e-4)));
   vec2 away = abs(at - hair)*size*.5, gap = step(vec2(9.), away.yx);
@@ -240,6 +240,7 @@ function stage(canvas) {
     it.solids.set(key, { data, solid: made });
     return made;
   };
+  it.drop = key => { it.solids.get(key)?.solid.gone(); it.solids.delete(key); };
   it.target = (w, h) => {
     if (it.buffer && it.buffer.w === w && it.buffer.h === h) return it.buffer;
     if (it.buffer) { gl.deleteFramebuffer(it.buffer.frame); gl.deleteRenderbuffer(it.buffer.colour); gl.deleteRenderbuffer(it.buffer.depth); }
@@ -295,13 +296,13 @@ function render({ model, el: host }) {
 
   // ---- which map is in which panel
 
-  const count = () => live.length, one = () => ['series', 'morph'].includes(get('layout')), shown = () => live.map((_, i) => i).filter(i => get('shown')[i]);
-  const item = (i, j = i, mixed = 0, k = i) => ({ i, j, mixed, level: get('level')[k], colour: get('colours')[k], alpha: get('opacity')[k] });
+  const count = () => live.length, one = () => ['series', 'morph'].includes(get('panels')), shown = () => live.map((_, i) => i).filter(i => get('shown')[i]);
+  const item = (i, j = i, mixed = 0, k = i) => ({ i, j, mixed, k, level: get('level')[k], colour: get('colours')[k], alpha: get('opacity')[k] });      // k: whose level and colour; a series has one density for all
   function items() {                                     // the surfaces of each panel
-    const at = Math.min(count() - 1, Math.max(0, get('at'))), i = Math.floor(at), whole = get('layout') === 'series' ? Math.round(at) : i;
-    if (get('layout') === 'morph' && at > i) return [[item(i, i + 1, at - i, 0)]];
+    const at = Math.min(count() - 1, Math.max(0, get('at'))), i = Math.floor(at), whole = get('panels') === 'series' ? Math.round(at) : i;
+    if (get('panels') === 'morph' && at > i) return [[item(i, i + 1, at - i, 0)]];
     if (one()) return [[item(whole, whole, 0, 0)]];
-    return get('layout') === 'beside' ? shown().map(i => [item(i)]) : [shown().map(i => item(i))];
+    return get('panels') === 'beside' ? shown().map(i => [item(i)]) : [shown().map(i => item(i))];
   }
   function cells() {                                     // { x, y, w, h, items, sections }, in pixels of the page from the top left
     const all = items(), W = box.clientWidth || 600, n = all.length, H = get('height');
@@ -325,18 +326,19 @@ function render({ model, el: host }) {
   let tint = null, tintFrom = null;
   const back = () => colours(root);
   function shared(c, theme) {
-    const clip = get('clip'), r = first().box/2, [a, b] = clip.front, reach = Math.max(.9*room(), get('model').reach || 0), low = AXES.map(x => clip[x][0]), high = AXES.map(x => clip[x][1]);
-    return { R: get('R'), span: span(c), pan: get('pan'), reach, low, high, slab: [a > 0 ? r*(2*a - 1) : -reach, b < 1 ? r*(2*b - 1) : reach], back: theme, radius: Math.max(...live.map(m => m.map.radius)) };
+    const clip = get('clip'), r = first().box/2, [a, b] = clip.front, reach = Math.max(.9*room(), get('model').reach || 0), beyond = (map, k) => AXES.map(x => { const v = clip[x][k]; return v === k ? k : ((v - .5)*first().box)/map.box + map.shift; });      // the planes in a map's own box
+    return { R: get('R'), span: span(c), pan: get('pan'), reach, beyond, low: beyond(first(), 0), high: beyond(first(), 1), slab: [a > 0 ? r*(2*a - 1) : -reach, b < 1 ? r*(2*b - 1) : reach], back: theme, radius: Math.max(...live.map(m => m.map.radius)) };
   }
-  const scaled = (map, sigma) => (map.mean + sigma*map.std - map.lo)/(map.hi - map.lo);
+  const scaled = (map, sigma, of = map) => (of.mean + sigma*of.std - map.lo)/(map.hi - map.lo);      // σ of a map to the 8 bits of another, 0 to 1
+  const units = (one, two) => [(two.hi - two.lo)/(one.hi - one.lo), (two.lo - one.lo)/(one.hi - one.lo)];
   const of = (i, best) => best && live[i].full ? card.solid(i + 'full', live[i].full, live[i].fullD) : card.solid(i, live[i].data, live[i].D);
   function surface(it, base, fine, side) {
-    const { map } = live[it.i], best = fine < 1 && !it.mixed, a = of(it.i, best), b = it.mixed ? of(it.j, best) : a, ground = scaled(map, 0), level = scaled(map, side*it.level);
+    const { map } = live[it.i], { map: next } = live[it.j], { map: whose } = live[it.k], best = fine < 1 && !it.mixed, a = of(it.i, best), b = it.mixed ? of(it.j, best) : a, level = scaled(map, side*it.level, whose), fill = (s, m) => s.fill(scaled(m, side*it.level, whose), scaled(m, 0, whose), side);
     const t = get('tint'), on = t.data && side > 0;
     if (on && tintFrom !== t) { if (tint) gl.deleteTexture(tint); tint = texture(gl, unpacked(t.data), [t.D, t.D, t.D]); tintFrom = t; }
     const bend = x => (x - t.lo)/(t.hi - t.lo);
-    use(gl, card.surface, { ...base, one: a.voxels, two: b.voxels, roomOne: a.room, roomTwo: b.room, fillOne: a.fill(level, ground, side), fillTwo: b.fill(level, ground, side), tint: on ? tint : card.none, ramp: card.ramp,
-      tintScale: [on ? 1 : 0, 0], tintAt: on ? [t.box, t.shift, bend(get('tint_range')[0]), bend(get('tint_range')[1])] : [1, 0, 0, 1], colour: rgb(side > 0 ? it.colour : get('negative_colour')),
+    use(gl, card.surface, { ...base, low: base.beyond(map, 0), high: base.beyond(map, 1), one: a.voxels, two: b.voxels, roomOne: a.room, roomTwo: b.room, fillOne: fill(a, map), fillTwo: fill(b, it.mixed ? next : map), units: units(map, next), tint: on ? tint : card.none, ramp: card.ramp,
+      tinted: on ? 1 : 0, tintAt: on ? [t.box, t.shift, bend(get('tint_range')[0]), bend(get('tint_range')[1])] : [1, 0, 0, 1], colour: rgb(side > 0 ? it.colour : get('negative_colour')),
       box: map.box, shift: map.shift, voxels: a.D, grain: a.grain, mixed: it.mixed, level: side*level, side, alpha: it.alpha, fine });
     gl.drawArrays(gl.TRIANGLES, 0, 3);
   }
@@ -357,7 +359,7 @@ function render({ model, el: host }) {
     const r = near(map), middle = AXES.map((x, i) => x === w ? tex(map, cross[i]) : map.shift), where = x => cross[AXES.indexOf(x)]/map.box/r;
     if (a.D !== b.D) return;
     use(gl, card.section, { one: a.voxels, two: b.voxels, middle, across: e(u).map(x => x*r), up: e(v).map(x => x*r), colour: rgb(it.colour), back: [0, 0, 0], hairX: HAIRS[u], hairY: HAIRS[v], hair: [where(u), where(v)], size: [s.w*px, s.h*px],
-      mixed: it.mixed, level: scaled(map, it.level), black: scaled(map, -2), white: .85 });
+      mixed: it.mixed, units: units(map, live[it.j].map), level: scaled(map, it.level, live[it.k].map), black: scaled(map, -2), white: .85 });
     gl.disable(gl.DEPTH_TEST); gl.drawArrays(gl.TRIANGLES, 0, 3);
   }
   function draw(scale, fine, from = 0, to = Infinity) {  // rows of the page `from` ... `to`
@@ -403,14 +405,14 @@ function render({ model, el: host }) {
     if (unsaved) { model.save_changes(); unsaved = false; }
     for (const c of items()) for (const { i, mixed } of c) { const m = live[i]; if (!mixed && m.map.full > m.D && !m.full && m.asked !== m.map.version) { m.asked = m.map.version; tell(model, 'full', [i]); } }
     fit();
-    const me = ++resting, { W, H } = cells(), scale = Math.max(1, Math.min(2*dpr(), 4096/W, Math.sqrt(1500/(3*(pace || 1e-3)*W*H)))), step = Math.max(8, Math.ceil(40/(3*(pace || 1e-4)*W*scale*scale)));
+    const me = ++resting, { W, H } = cells(), scale = Math.max(1, Math.min(2*dpr(), 4096/W, Math.sqrt(600/(3*(pace || 1e-3)*W*H)))), step = Math.max(8, Math.ceil(40/(3*(pace || 1e-4)*W*scale*scale)));
     let y = 0;
     const strip = () => {
       if (me !== resting || gone || gl.isContextLost()) return;
       draw(scale, .5, y, y += step); card.wait();
       if (y < H) return void requestAnimationFrame(strip);
       card.show(); labels(); tellReader();
-      root.dataset.state = 'rest';
+      root.dataset.voxels = Math.max(0, ...live.map(m => m.fullD && m.full ? m.fullD : m.D)); root.dataset.state = 'rest';
     };
     strip();
   }
@@ -421,7 +423,7 @@ function render({ model, el: host }) {
     const { list } = cells(), R = get('R');
     const text = (x, y, s, kind) => el('span', { class: `drgn-view-label ${kind || ''}`, style: `left:${x}px;top:${y}px` }, s), parts = [];
     for (const c of list) {
-      const it = c.items[0], name = it && (get('layout') === 'morph' && it.mixed ? `${live[it.i].map.name} → ${live[it.j].map.name}` : c.items.length === 1 && count() > 1 ? live[it.i].map.name : '');
+      const it = c.items[0], name = it && (get('panels') === 'morph' && it.mixed ? `${live[it.i].map.name} → ${live[it.j].map.name}` : c.items.length === 1 && count() > 1 ? live[it.i].map.name : '');
       if (name) parts.push(text(c.x + 10, c.y + 7, name));
       const notes = c.items.map(k => live[k.i].map.note).filter(Boolean);
       if (notes.length) parts.push(el('span', { class: 'drgn-view-label note', style: `left:${c.x + 10}px;top:${c.y + 26}px;max-width:${c.w - 20}px` }, [...new Set(notes)].join(' ')));
@@ -431,7 +433,7 @@ function render({ model, el: host }) {
     if (c) {
       const per = 2*span(c)[1]/c.h, length = round(Math.min(.28*c.w, 130)*per), px = length/per;
       parts.push(el('span', { class: 'drgn-view-bar', style: `left:${c.x + 12}px;top:${c.y + c.h - 24}px;width:${px}px` }, `${+length.toPrecision(6)} Å`));
-      parts.push(el('span', { class: 'drgn-view-axes', style: `left:${c.x + c.w - 62}px;top:${c.y + c.h - 62}px`, $: { innerHTML: axes(R) } }));
+      if (c.w > 170) parts.push(el('span', { class: 'drgn-view-axes', style: `left:${c.x + c.w - 62}px;top:${c.y + c.h - 62}px`, $: { innerHTML: axes(R) } }));
     }
     if (!list.length) parts.push(el('span', { class: 'drgn-view-label note', style: 'left:10px;top:10px' }, 'No map is ticked: tick one below.'));
     over.replaceChildren(...parts);
@@ -442,7 +444,7 @@ function render({ model, el: host }) {
   }
   function tellReader() {
     const parts = items().flat().map(it => `${live[it.i].map.name || 'map'} at ${it.level.toFixed(1)} σ`);
-    const text = `Density: ${parts.join(', ') || 'no map shown'}; ${get('layout')}; seen along ${get('R').slice(6).map(x => x.toFixed(2)).join(', ')}`;
+    const text = `Density: ${parts.join(', ') || 'no map shown'}; ${get('panels')}; seen along ${get('R').slice(6).map(x => x.toFixed(2)).join(', ')}`;
     canvas.setAttribute('aria-label', text); status.textContent = text;
   }
 
@@ -496,15 +498,15 @@ function render({ model, el: host }) {
     return [pick, ...ends];
   }
   function path() {                                      // through a series or a morph
-    const s = slider(get('layout'), 0, Math.max(1, count() - 1), get('layout') === 'morph' ? .005 : 1, 0, v => put('at', v)), out = el('output', { class: 'drgn-dim' });
+    const s = slider(get('panels'), 0, Math.max(1, count() - 1), get('panels') === 'morph' ? .005 : 1, 0, v => put('at', v)), out = el('output', { class: 'drgn-dim' });
     const play = button('Play', 'a', () => { playing = !playing; if (playing) step(performance.now()); }, { title: 'run through the maps' });
     let last;
     function step(now) {
       if (!playing || gone) return;
-      const by = get('layout') === 'morph' ? Math.min(.1, (now - (last || now))/1000) : 0, n = count() - 1, to = get('at') + by*way;
+      const by = get('panels') === 'morph' ? Math.min(.1, (now - (last || now))/1000) : 0, n = count() - 1, to = get('at') + by*way;
       last = now;
       if (by) { if (to > n || to < 0) way = -way; put('at', Math.min(n, Math.max(0, to))); requestAnimationFrame(step); }
-      else if (get('layout') === 'morph') requestAnimationFrame(step);
+      else if (get('panels') === 'morph') requestAnimationFrame(step);
       else { put('at', (Math.round(get('at')) + 1) % (n + 1)); setTimeout(() => step(0), 400); }
     }
     sync(() => { s.querySelector('input').value = get('at'); const c = items()[0][0]; out.textContent = c.mixed ? `${Math.round(100*c.mixed)} % of the way from ${live[c.i].map.name} to ${live[c.j].map.name}` : live[c.i].map.name; play.setAttribute('aria-pressed', playing); });
@@ -527,7 +529,7 @@ function render({ model, el: host }) {
   function build() {                                     // the controls that these maps and this layout need
     syncs = [];
     const n = count(), rows = one() ? [0] : live.map((_, i) => i), same = live.every(m => Math.abs(m.map.box - first().box) < .01*first().box);
-    const layout = n > 1 ? choice('layout', ['beside', 'over', ...(same ? ['series', 'morph'] : [])], get('layout'), v => put('layout', v)) : null;
+    const layout = n > 1 ? choice('layout', ['beside', 'over', ...(same ? ['series', 'morph'] : [])], get('panels'), v => put('panels', v)) : null;
     const link = n > 1 && !one() ? check('link', get('linked'), v => put('linked', v)) : null;
     panel.replaceChildren(el('div', { class: 'drgn-view-maps' }, rows.flatMap(row)), ...(one() ? [path()] : []), ...(get('tint').data ? [bar()] : []), hairs(),
       el('div', { class: 'drgn-row' }, layout, link, ...clipping(), toggle('Sections', 's', 'sections', 'three orthogonal sections'), get('model').xyz ? toggle('Model', 'o', 'model_shown', 'the atomic model') : null, toggle('Turn', 't', 'spin', 'a turntable'), button('Reset', 'r', reset, { title: 'the first view again' }),
@@ -538,7 +540,7 @@ function render({ model, el: host }) {
   const begin = { R: [...get('R')], zoom: get('zoom'), pan: [...get('pan')] };
   function reset() { for (const [k, v] of Object.entries(begin)) put(k, v); put('clip', Object.fromEntries(['front', ...AXES].map(x => [x, [0, 1]]))); put('cross', [0, 0, 0]); }
   function refresh() {
-    const now = [get('layout'), count(), !!get('tint').data, !!get('model').xyz, live.map(m => m.map.name)].join();
+    const now = [get('panels'), count(), !!get('tint').data, !!get('model').xyz, live.map(m => m.map.name)].join();
     if (now !== built) { built = now; build(); }
     syncs.forEach(g => g());
     if (get('spin') && !spinning) { spinning = true; requestAnimationFrame(spin); }
@@ -633,7 +635,11 @@ function render({ model, el: host }) {
     const { map, i, kind } = content, data = typed(buffers[0], Uint8Array), m = live[i];
     if (!m) return;
     if (kind === 'frame') { live[i] = { map, data, D: map.D, full: null, asked: -1 }; due.push(i); syncs.forEach(g => g()); changed(); }
-    else if (m.map.version === map.version) { m.full = data; m.fullD = map.D; changed(false); }
+    else if (m.map.version === map.version) {
+      const kept = live.filter(l => l.full);              // no more than four whole maps on the card
+      if (kept.length > 3) { const k = live.findIndex((l, j) => l.full && j !== i); live[k].full = null; live[k].asked = -1; card.drop(k + 'full'); }
+      m.full = data; m.fullD = map.D; changed(false);
+    }
   });
   f.end(onTheme(root, refresh));
   const sized = new ResizeObserver(() => refresh()), seen = new IntersectionObserver(entries => { const was = visible; visible = entries[entries.length - 1].isIntersecting; if (visible && !was) changed(); });
