@@ -28,6 +28,7 @@ cluster
 run
 train
 landscape
+paths
 '''.split()
 
 # They are loaded when the first name is asked for: torch takes a second, and `drgnbook --help` needs none of them.
