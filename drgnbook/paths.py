@@ -144,12 +144,12 @@ def venn(selections, ax=None):      # {name: (N,) bool}, two or three
     ax, at = _ax(ax), np.array(_CIRCLES[len(names)])
     for name, xy, c in zip(names, at, PALETTE):
         ax.add_patch(Circle(xy, .9, fc=c, ec=c, alpha=.25))
-        ax.annotate(f'{name}\n{np.sum(selections[name]):,}', xy*2.1 + [0, .75 if xy[1] >= 0 else -.25], ha='center', va='center', fontsize=8, color=c)
+        ax.annotate(f'{name}\n{np.sum(selections[name]):,}', xy*[1.6, 1] + [0, 1.13 if xy[1] >= 0 else -1.15], ha='center', va='center', fontsize=8, color=c)
     for *inside, count in table.itertuples(index=False):
         inside = np.array(inside)
-        spot = at[inside].mean(0)*(1 if inside.all() else 1.5 if inside.sum() == 1 else 1.25) if inside.any() else (1.6, -1.35)
+        spot = at[inside].mean(0)*(1 if inside.all() else 1.5 if inside.sum() == 1 else 1.25) if inside.any() else (1.6, -1.3)
         ax.annotate(f'{count:,}' if inside.any() else f'none: {count:,}', spot, ha='center', va='center', fontsize=8)
-    ax.set(xlim=(-2.1, 2.1), ylim=(-1.9, 1.9), aspect='equal')
+    ax.set(xlim=(-2.1, 2.1), ylim=(-2, 1.7), aspect='equal')
     ax.axis('off')
     return ax
 
