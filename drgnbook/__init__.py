@@ -30,6 +30,7 @@ train
 landscape
 paths
 occupancy
+states
 '''.split()
 
 # They are loaded when the first name is asked for: torch takes a second, and `drgnbook --help` needs none of them.
