@@ -65,15 +65,14 @@ def _pieces(g):
     from scipy.sparse.csgraph import connected_components
     return connected_components(g, directed=False)
 
-def _graph(z, stops, neighbours, mean):
+def _graph(near, stops, mean):
     "The graph of neighbours, if it leads from stop to stop; else what would."
-    near = knn(z, min(neighbours, len(z) - 1))
-    g = _cut(near, mean)
+    neighbours, g = near[0].shape[1], _cut(near, mean)
     count, piece = _pieces(g)
     apart = [(a, b) for a, b in zip(stops, stops[1:]) if piece[a] != piece[b]]
     if not apart: return g
     joins = lambda m: all(p[a] == p[b] for p in [_pieces(_cut(near, m))[1]] for a, b in apart)
-    looser = [] if mean is None else [m for m in [*range(int(mean) + 1, near[1].shape[1]), None] if joins(m)]
+    looser = [] if mean is None else [m for m in [*range(int(mean) + 1, neighbours), None] if joins(m)]
     (a, b), size = apart[0], np.bincount(piece)[piece]
     raise ValueError(f'no way from particle {a} to {b}: the graph is in {count:,} pieces, and they lie in two, of {size[a]:,} and {size[b]:,} particles; '
                      + (f'mean={looser[0]} joins them' if looser else f'raise neighbours={neighbours}' + ('' if mean is None else ' and pass mean=None')))
@@ -104,15 +103,17 @@ def graph_path(z, anchors,           # as in `anchor_points`
                labels=None):
     "The shortest walk through the anchors from neighbour to neighbour: points `(m, zdim)` and particles `(m,)`."
     z, (_, stops) = _points(z), anchor_points(z, anchors, labels)
-    return _evenly(z, _walk(_graph(z, stops, neighbours, mean), stops.tolist()), n)
+    return _evenly(z, _walk(_graph(knn(z, min(neighbours, len(z) - 1)), stops, mean), stops.tolist()), n)
 
 # %% ../nbs/api/52_paths.ipynb #92739a7c
+def _log_density(z, far):      # far: (N,), distances
+    log = -z.shape[1]*np.log(np.maximum(far.astype(np.float64), 1e-6*max(np.median(far), 1e-30)))
+    return log - np.median(log)
+
 def log_density(z, k=15) -> np.ndarray:      # (N, zdim) → (N,)
     "Natural logarithm of the density of particles at each particle, from the distance to the `k`-th neighbour; the median is 0."
     z = _points(z)
-    r = knn(z, min(k, len(z) - 1))[1][:, -1].astype(np.float64)
-    log = -z.shape[1]*np.log(np.maximum(r, 1e-6*max(np.median(r), 1e-30)))
-    return log - np.median(log)
+    return _log_density(z, knn(z, min(k, len(z) - 1))[1][:, -1])
 
 def density_path(z, anchors,         # as in `anchor_points`
                  neighbours=10, mean=None,      # as in `graph_path`; long joints need no cut here, they resist
@@ -120,8 +121,10 @@ def density_path(z, anchors,         # as in `anchor_points`
                  n=None, labels=None):
     "The walk of least resistance, `∫ ds/ρ`, through the anchors: points `(m, zdim)` and particles `(m,)`."
     z, (_, stops) = _points(z), anchor_points(z, anchors, labels)
-    g = _graph(z, stops, neighbours, mean).tocoo()
-    energy = np.clip(-log_density(z, k), -300, 300)                 # of float64
+    if min(neighbours, k) < 1: raise ValueError(f'neighbours and k are 1 or more, found {neighbours} and {k}')
+    j, d = knn(z, min(max(neighbours, k), len(z) - 1))
+    g = _graph((j[:, :neighbours], d[:, :neighbours]), stops, mean).tocoo()
+    energy = np.clip(-_log_density(z, d[:, :k][:, -1]), -300, 300)                 # of float64
     g.data = g.data*(np.exp(energy[g.row]) + np.exp(energy[g.col]))/2
     return _evenly(z, _walk(g.tocsr(), stops.tolist()), n)
 
