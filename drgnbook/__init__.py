@@ -30,6 +30,9 @@ train
 fit
 landscape
 convergence
+paths
+occupancy
+states
 widget
 view
 monitor

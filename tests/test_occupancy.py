@@ -1,0 +1,160 @@
+"Which parts of the 50S are there: on real maps and their model, and on made-up tables whose answer is known."
+import json, warnings
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from drgnbook.assembly import Assembly
+from drgnbook.occupancy import chimerax, class_maps, classify, element_masks, exceptions, occupancy, relative, show_occupancies
+from drgnbook.volume import Volume
+
+CLASS = dict(zip('018 113 288 291 194 457 386 388'.split(), 'BBCCDDEE'))
+CORE = ['uL3', 'uL4', 'uL13', 'bL20', 'bL21', 'uL22', 'uL24']      # early proteins, there in all of them
+RNA = {'23S rRNA': '23S', '5S rRNA': '5S'}
+
+
+@pytest.fixture(scope='module')
+def ribosome(shared):
+    "Masks, the raw table of eight maps, names of the elements as in class_occupancy.csv, and that table"
+    here = shared/'empiar10076'
+    files = sorted((here/'maps').glob('*.mrc'))
+    segments = json.loads((here/'states.json').read_text())['segments']
+    names = {k: f"{RNA[v['name']]}:{v['first']}-{v['last']}({v['n_res']})" if v['name'] in RNA else v['name'] for k, v in segments.items()}
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        like = Volume.load(files[0])
+    elements = element_masks(sorted((here/'atoms').glob('*.pdb')), like)
+    with pytest.warns(UserWarning, match='8 warnings while 8 maps were read') as said: raw = occupancy(files, elements)      # the machine stamp is zero
+    assert len(said) == 1
+    return elements, raw.rename(columns=names), names, pd.read_csv(here/'class_occupancy.csv', index_col=0)/100
+
+@pytest.mark.parametrize('reference', [None, CORE])
+def test_real_classes_come_out(ribosome, reference):
+    "The four patterns of the 136 chains, each with a correlation of 0.9 at least"
+    _, raw, _, known = ribosome
+    means = relative(raw, reference).groupby([CLASS[n[4:]] for n in raw.index]).mean()[known.index]
+    r = {c: np.corrcoef(means.loc[c], known[c])[0, 1] for c in 'BCDE'}
+    assert raw.shape == (8, 136) and min(r.values()) >= .9, r
+
+def test_real_maps_fall_into_their_classes(ribosome):
+    _, raw, _, known = ribosome
+    found = classify(relative(raw, CORE), classes=4)
+    assert len({(CLASS[n[4:]], c) for n, c in zip(raw.index, found.classes)}) == 4
+    block = dict(zip(raw.columns, found.blocks))
+    assert len({block[n] for n in CORE}) == 1 and block['uL2'] != block['uL3'] and block['uL5'] == block['uL18'] == block['bL25']      # the protuberance comes as one
+    assert sum(len(a.images) for a in show_occupancies(found).axes) >= 1
+
+def test_real_scripts_name_every_chain(ribosome, shared, tmp_path):
+    elements, raw, names, _ = ribosome
+    found = classify(relative(raw.set_axis(list(elements.names), axis=1)), classes=4)
+    files = sorted((shared/'empiar10076/maps').glob('*.mrc'))
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        scripts = chimerax(found, elements, class_maps(found, files), tmp_path)
+    lines = scripts[0].read_text().splitlines()
+    opened = [Path(line.split('"')[1]).name for line in lines if line.startswith('open')]
+    assert opened == ['RNA1.pdb', 'RNA2.pdb', 'RNA3.pdb', 'RNA4.pdb', 'RNA_5S.pdb', 'prots1.pdb', 'prots2.pdb', 'class_0.mrc']
+    coloured = [line.split()[1] for line in lines if line.startswith('color')]
+    assert len(set(coloured)) == 136 and set(coloured) == {f'#{opened.index(f + ".pdb") + 1}/{c}' for f, c in (n.rsplit('_', 1) for n in elements.names)}
+    assert len(list(tmp_path.iterdir())) == 9                       # four maps, four scripts, one for all
+
+def test_real_masks_lie_on_the_chains(ribosome):
+    "The weight of an element sits where its atoms are"
+    elements, _, _, _ = ribosome
+    zyx = np.stack(np.unravel_index(elements.voxels, (64,)*3))
+    w = elements.weights.toarray()[elements.names.index('prots1_F')]
+    import gemmi
+    files = {Path(f).stem: f for f in elements.files}
+    atoms = np.array([list(a.pos) for c in gemmi.read_structure(files['prots1'])[0] if c.name == 'F' for r in c for a in r])
+    middle = (zyx*w).sum(1)/w.sum()*6.55
+    assert np.abs(middle[::-1] - atoms.mean(0)).max() < 6.55
+
+
+# Made-up models and tables
+
+def write_pdb(path, chains):      # {name: (a, 3)}
+    rows = [(c, p) for c, xyz in chains.items() for p in xyz]
+    path.write_text(''.join(f'ATOM  {i:5d}  CA  ALA {c}{i:4d}    {p[0]:8.3f}{p[1]:8.3f}{p[2]:8.3f}  1.00  0.00           C\n' for i, (c, p) in enumerate(rows)) + 'END\n')
+    return path
+
+@pytest.fixture
+def two(tmp_path):
+    "Two clumps of atoms, 60 Å apart, and their map"
+    rng = np.random.default_rng(0)
+    file = write_pdb(tmp_path/'two.pdb', {'A': rng.normal(size=(40, 3))*6 + [70, 100, 100], 'B': rng.normal(size=(40, 3))*6 + [130, 100, 100]})
+    whole = Assembly.from_atoms(file, states={'AB': 'AB', 'A': 'A', 'half': {'A': 1., 'B': .5}}, centre=(96.,)*3, sigma=4.)
+    return file, {s: whole.volume(s, 48, 4.) for s in whole.states}
+
+def test_half_is_half(two):
+    file, maps = two
+    masks = element_masks(file, maps['AB'])
+    o = occupancy({**maps, 'lifted': maps['half'] + Volume(torch.full((48,)*3, 3.), 4.)}, masks)
+    o = o/o.loc['AB']
+    assert np.allclose(o['A'], 1, atol=.02) and np.allclose(o['B'], [1, 0, .5, .5], atol=.02), o                # solvent of another level changes nothing
+    assert np.allclose(relative(occupancy(maps, masks)), [[1, 1], [1, 0], [1, .5]], atol=.1)
+
+def test_masks_in_another_frame(two, tmp_path):
+    "The first voxel of the map may lie anywhere in the frame of the model"
+    file, maps = two
+    rng = np.random.default_rng(0)
+    moved = write_pdb(tmp_path/'moved.pdb', {'A': rng.normal(size=(40, 3))*6 + [70 - 31, 108, 100], 'B': rng.normal(size=(40, 3))*6 + [130 - 31, 108, 100]})
+    a, b = element_masks(file, maps['AB']), element_masks(moved, maps['AB'], origin=(-31., 8., 0.))
+    assert np.allclose(occupancy(maps, a), occupancy(maps, b), rtol=1e-2, atol=1e-3*occupancy(maps, a).to_numpy().max())
+
+def test_maps_are_read_one_by_one(two):
+    "From a generator, of which one map is asked for at a time"
+    file, maps = two
+    asked = []
+    def one():
+        for n, v in maps.items(): asked.append(n); yield n, v
+    masks = element_masks(file, maps['AB'])
+    assert occupancy(one(), masks).equals(occupancy(maps, masks)) and asked == list(maps)
+
+def test_errors(two, tmp_path):
+    file, maps = two
+    masks = element_masks(file, maps['AB'])
+    with pytest.raises(ValueError, match='48 px of 2 Å, the masks are 48 px of 4 Å'): occupancy([Volume(maps['AB'].data, 2.)], masks)
+    with pytest.raises(ValueError, match='2 of 2 chains .A, B'): element_masks(file, maps['AB'], origin=(0., 0., 900.))
+    with pytest.raises(ValueError, match='do not overlap'): occupancy([Volume(maps['AB'].data.roll(20, 1), 4.)], masks)
+    with pytest.raises(FileNotFoundError): occupancy([tmp_path/'none.mrc'], masks)
+    with pytest.raises(FileNotFoundError, match='no atomic model'): element_masks(tmp_path/'none.pdb', maps['AB'])
+    with pytest.raises(ValueError, match='nothing comes or goes'): relative(pd.DataFrame(np.ones((3, 4))), per='matrix')
+    found = classify(relative(occupancy(maps, masks)), classes=2)
+    with pytest.raises(ValueError, match='2 maps for a table of 3'): class_maps(found, {n: maps[n] for n in ('AB', 'A')})
+
+def test_class_maps_are_means(two):
+    file, maps = two
+    found = classify(relative(occupancy(maps, element_masks(file, maps['AB']))), classes=2)
+    for c, v in enumerate(class_maps(found, maps)):
+        own = [m.data for m, k in zip(maps.values(), found.classes) if k == c]
+        assert torch.allclose(v.data, torch.stack(own).mean(0), atol=1e-5*v.data.max())
+
+def table(n=60, seed=0):
+    "Three classes, four blocks; row 7, of the first class, lacks the fourth block, and is nearer to no other class"
+    rng = np.random.default_rng(seed)
+    c, b = np.arange(n)*3//n, np.repeat([0, 1, 2, 3], [8, 6, 6, 4])
+    there = np.array([[1, 1, 0, 1], [1, 0, 1, 0], [0, 1, 1., 0]])[c]
+    there[7, 3] = 0
+    return pd.DataFrame((there[:, b] + rng.normal(size=(n, 24))*.1).clip(0, 1)), c, b
+
+def test_exceptions_are_found_and_no_others():
+    t, c, b = table()
+    found = classify(t, classes=3, blocks=4)
+    assert len({*zip(found.classes, c)}) == 3 and len({*zip(found.blocks, b)}) == 4
+    odd = exceptions(found)
+    assert odd['map'].tolist() == [7] and odd['class'].item() == found.classes[0] and odd.block.item() == found.blocks[20] and odd.occupancy.item() < .2 < .8 < odd.usual.item()
+    assert not len(exceptions(classify(table()[0].drop(7), classes=3, blocks=4)))
+    assert not len(exceptions(found, by=1.1))
+
+def test_groups_by_number_and_by_height():
+    t, _, _ = table()
+    found = classify(t)
+    high = found.map_tree[:, 2]
+    assert all(len(set(classify(t, classes=k).classes)) == k for k in (1, 2, 5, 60))
+    assert (classify(t, classes=float(high[-4:-2].mean())).classes == classify(t, classes=4).classes).all()
+    assert found.typical.isin(t.index).all() and (found.centroids.to_numpy() >= 0).all() and list(found.by_block.index) == list(t.index)
+    for k in (0, 61):
+        with pytest.raises(ValueError, match='between 1 and 60'): classify(t, classes=k)
