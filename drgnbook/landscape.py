@@ -71,7 +71,9 @@ def _layout(z, k, **kw):
     from umap import UMAP
     near = [np.column_stack(x) for x in zip((np.arange(len(z)), np.zeros(len(z))), knn(z, k - 1))]            # umap-learn counts the particle itself
     bar = dict(desc='UMAP', delay=2, leave=False, disable='TQDM_DISABLE' in os.environ, bar_format='{l_bar}{bar}{r_bar}')      # as `progress` shows it
-    return UMAP(n_neighbors=k, precomputed_knn=(near[0].astype(np.int32), near[1].astype(np.float32)), tqdm_kwds=bar, **kw).fit_transform(z)
+    threads = torch.get_num_threads()
+    try: return UMAP(n_neighbors=k, precomputed_knn=(near[0].astype(np.int32), near[1].astype(np.float32)), tqdm_kwds=bar, **kw).fit_transform(z)
+    finally: torch.set_num_threads(threads)            # numba sets OpenMP's, which are torch's too
 
 def umap(z,                      # (N, zdim)
          previous=None,          # (N, 2): an earlier embedding to start from

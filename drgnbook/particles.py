@@ -198,7 +198,7 @@ def ahead(f, items):
 def progress(items, desc, **kw):
     "A progress bar with the time left, shown once the work has taken two seconds."
     from tqdm.auto import tqdm
-    if current_thread() is not main_thread(): kw['disable'] = True          # a thread's bar would land in somebody else's cell
+    if current_thread() is not main_thread() or 'TQDM_DISABLE' in os.environ: kw['disable'] = True          # a thread's bar would land in somebody else's cell
     return tqdm(items, desc=desc, delay=2, leave=False, **kw)
 
 def _files(stacks):
