@@ -29,6 +29,7 @@ run
 train
 landscape
 widget
+explore
 '''.split()
 
 # They are loaded when the first name is asked for: torch takes a second, and `drgnbook --help` needs none of them.
