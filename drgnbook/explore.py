@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['HOW', 'bits', 'inside', 'as_mask', 'Selection', 'directions', 'Columns', 'of_particles', 'paint', 'portraits', 'grey',
-           'Background', 'Named', 'Explore', 'kept_umap', 'explore']
+           'Background', 'Named', 'Explore', 'kept_umap', 'straight', 'explore']
 
 # %% ../nbs/api/62_explore.ipynb #01cefeb8
 import threading
@@ -198,9 +198,9 @@ class Explore(Widget, page_name='explore'):
         super().__init__(N=len(z))
         self.latent, self.run, self._given, self.known = z, run, particles, Columns(z, columns)
         self.selection, self._names = Selection(len(z)), Named(len(z), self._name)
-        self._slow, self._quick = (Background(self._fail, b) for b in (lambda name: setattr(self, 'busy', name), lambda name: None))
+        self.long, self.work = Background(self._fail, lambda name: setattr(self, 'busy', name)), Background(self._fail)
         self._limits, self._drawn, self._heard, self._viewers = {}, {}, [], []
-        self._decoded, self._at, self.outline = None, None, None
+        self._decoded, self._at, self.outline, self.path, self.anchors, self._shot = None, None, None, None, [], 0
         self._maps = {} if xy is None else {'given': np.asarray(xy, np.float32)}
         self._begin()
 
@@ -295,7 +295,7 @@ def show_map(self: Explore, name, y=None):
     if y is not None: self._put_map((name, y), np.stack([self._numbers(name), self._numbers(y)], 1), False)
     elif name == 'PCA': self._put_map(('PC 1', 'PC 2'), self.known.spread(np.pad(c := self.known.pca.coords[:, :2], ((0, 0), (0, 2 - c.shape[1])))))
     elif name in self._maps: self._put_map((f'{name} 1', f'{name} 2'), self._maps[name])
-    elif name == 'UMAP': self._slow('UMAP', self._umap)
+    elif name == 'UMAP': self.long('UMAP', self._umap)
     else: raise ValueError(f"the maps are 'PCA', 'UMAP'{', given' if 'given' in self._maps else ''} or two columns, found {name!r}")
 
 @patch
@@ -322,7 +322,7 @@ def kept_umap(z, run=None):
 @patch
 def colour(self: Explore, name, k=None):      # k: groups, for 'k-means' and 'GMM'
     "Colour the points by a column, by 'k-means' or 'GMM' groups, or by 'density'."
-    if name in ('k-means', 'GMM'): self._slow('groups', lambda: self._paint(name, self.known.groups_of(name, k), k=k or 0)); return
+    if name in ('k-means', 'GMM'): self.long('groups', lambda: self._paint(name, self.known.groups_of(name, k), k=k or 0)); return
     self._paint(name, None if name == 'density' else self.known[name])
 
 @patch
@@ -409,20 +409,21 @@ def choose(self: Explore, i, rest=True):
 @patch
 def _look(self: Explore, pictures=True):
     "Have the panels on the right follow."
-    if pictures and 'images' in self.has: self._quick('images', lambda: self.turn(0))
-    if pictures and 'views' in self.has: self._quick('views', self._views)
+    if pictures and 'images' in self.has: self.work('images', lambda: self.turn(0))
+    if pictures and 'views' in self.has: self.work('views', self._views)
     if 'density' not in self.has: return
     z, who = self.z, self.point if self._at is None else -1
     if z is None: self.density = {}; return
-    self._quick('density', lambda: self._show(z, who, 32))
-    if self._side > 32: self._quick('fine', lambda: self._show(z, who, self._side), rest=.2)
+    self.work('density', lambda: self._show(z, who, 32))
+    if self._side > 32: self.work('fine', lambda: self._show(z, who, self._side), rest=.2)
 
 @patch
 def _show(self: Explore, z, who, D):
     "Sections and projection of the density at `z`, to the page and to those who look on."
     v = self._decode(z, min(D, self._side))
     x = v.data.numpy()
-    self.density = dict(who=who, D=v.D, apix=float(v.apix), slices=packed(np.stack([*(grey(x.take(v.D//2, i)[None], 4)[0] for i in range(3)), grey(x.sum(0)[None], 4)[0]])))
+    self._shot += 1                                # each is news to the page, which waits for it
+    self.density = dict(shot=self._shot, who=who, D=v.D, apix=float(v.apix), slices=packed(np.stack([*(grey(x.take(v.D//2, i)[None], 4)[0] for i in range(3)), grey(x.sum(0)[None], 4)[0]])))
     for f in self._viewers: f(v)
 
 @patch
@@ -444,7 +445,50 @@ def _views(self: Explore):
 @patch
 def do_pick(self: Explore, i): self.choose(None if i < 0 else i)
 @patch
-def do_turn(self: Explore, first): self._quick('images', lambda: self.turn(first))
+def do_turn(self: Explore, first): self.work('images', lambda: self.turn(first))
+
+# %% ../nbs/api/62_explore.ipynb #03d05b8f
+def straight(z, n=24) -> np.ndarray:      # (k, zdim) anchors → (n, zdim)
+    "Points at even steps along the straight lines from anchor to anchor."
+    far = np.r_[0, np.linalg.norm(np.diff(z, axis=0), axis=1).cumsum()]
+    return np.stack([np.interp(np.linspace(0, far[-1], n), far, x) for x in np.asarray(z, float).T], 1).astype(np.float32)
+
+@patch
+def walk(self: Explore, anchors, n=24):      # particles, two or more; none to end it
+    "Lay a path through particles; `ex.path` holds its points in latent space."
+    if len(anchors) and not self.known.ok[anchors].all(): raise ValueError('an anchor of a path has no finite z')
+    self.anchors = [int(i) for i in anchors]
+    self.path = straight(self.latent[self.anchors], n) if len(anchors) > 1 else None
+    if self.path is None: self._at, self.route = None, {}; return
+    i = np.flatnonzero(self.known.ok)
+    self.route = dict(now=0, points=packed(self.xy[i[nearest(self.latent[i], self.path)]]))
+    self.step(0)
+
+@patch
+def step(self: Explore, i):
+    "Go to a point of the path; the density follows."
+    if self.path is None: raise ValueError('there is no path: click anchors on the map, or give walk() some particles')
+    self.pick, self._at, self.route = -1, self.path[i], dict(self.route, now=int(i))
+    self._look(pictures=False)
+
+@patch
+def save_path(self: Explore, folder) -> list:
+    "Write the density at each point of the path, and `path.txt`, its points; returns the maps."
+    if self.path is None or not self.run: raise ValueError('there is no path with a run behind it')
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    np.savetxt(Path(folder)/'path.txt', self.path)
+    maps = [v.save(Path(folder)/f'path_{i:02d}.mrc') for i, v in enumerate(self.run.volumes(self.path))]
+    self.done = f'{len(maps)} maps in {folder}'
+    return maps
+
+@patch
+def do_walk(self: Explore, points):
+    i = np.flatnonzero(self.known.ok)
+    self.walk(i[nearest(self.xy[i], points)] if points else [])
+@patch
+def do_step(self: Explore, i): self.step(i)
+@patch
+def do_save_path(self: Explore, folder): self.save_path(folder)
 
 # %% ../nbs/api/62_explore.ipynb #7ba0bbd0
 @patch
@@ -495,7 +539,7 @@ def _begin(self: Explore):
     if self.run and self.run.options['zdim']: self._decoder, self._side, self.has = self.run.decoder, min(64, self.run.config['D']), ['density']
     if self.run: self._agreement()
     self.columns = self.known.groups
-    if self.run or self._given is not None: self._quick('particles', self._meet)
+    if self.run or self._given is not None: self.work('particles', self._meet)
 
 @patch
 def _agreement(self: Explore):

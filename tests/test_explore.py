@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 from matplotlib.path import Path as Outline
 
-from browser import mount, notebook, until, value
-from drgnbook.explore import Explore, bits, explore, inside
+from browser import mount, notebook, until, value, wire
+from drgnbook.explore import explore, inside
 
 rng = np.random.default_rng(0)
 STATE = np.repeat([0, 1, 2], [600, 300, 100])
@@ -44,10 +44,9 @@ class Page:
         return m['with'][0], np.unpackbits(np.array(m['buffers'][0], np.uint8), count=self.ex.N, bitorder='little').astype(bool)
     def obey(self):
         "Let Python do what the page asked for since, and show it the answer."
-        from browser import wire
         for m in self.page.evaluate('sent.splice(0)'): self.ex.hear(m['do'], *m['with'], *(bytes(b) for b in m['buffers']))
-        state = {k: wire(v) for k, v in self.ex.get_state().items() if k in ('marked', 'shown_bits', 'kept', 'ranges', 'said', 'paint', 'flat', 'pick')}
-        self.page.evaluate("s => { s = revive(s); for (const k in s) model.set(k, s[k]); }", state)
+        self.show('marked', 'shown_bits', 'kept', 'ranges', 'said', 'paint', 'flat', 'pick')
+    def show(self, *traits): self.page.evaluate("s => { s = revive(s); for (const k in s) model.set(k, s[k]); }", {k: wire(getattr(self.ex, k)) for k in traits})
     def close(self): self.w.clean(); self.page.close()
 
 
@@ -188,3 +187,67 @@ def test_sentences():
     ex.hear('save', 'here.txet'); assert '.star .cs .npy .txt' in ex.said
     ex.hear('colour', 'taste'); assert 'no column' in ex.said
     ex.hear('invert'); assert ex.said == '' and ex.selected.all()
+
+
+@pytest.fixture(scope='module')
+def fitted(tmp_path_factory):
+    "A small run of particles that are really there."
+    from drgnbook import fit, simulate
+    folder = tmp_path_factory.mktemp('explored')
+    ps = simulate(n=200, D=32, snr=.5, out=folder/'particles')
+    return fit(ps, zdim=3, z='encoder', epochs=1, width=32, depth=1, encoder_width=32, encoder_depth=1, out=folder/'run')
+
+
+def test_panels(browser, fitted):
+    "Images, density and views of a selection are drawn; a click on an image picks its particle; a path is walked one density at a time."
+    ex = explore(fitted); ex.selected = slice(30); ex.work.wait()
+    p = Page(browser, ex, width=1000, height=1000)
+    tall = lambda name: p.page.evaluate('n => { const c = document.querySelector(`[aria-label="${n}"] canvas`); return c.offsetParent && c.height }', name)
+    assert tall('Images') == 4*34 - 2 and tall('Density') == 32 and tall('Views')
+    box = p.page.locator('[aria-label=Images] canvas').bounding_box()
+    p.page.mouse.click(box['x'] + box['width']*1.5/6, box['y'] + box['height']*2.5/4)
+    assert p.told('pick')[-1]['with'] == [13]
+    p.obey(); ex.work.wait(); assert ex.density['who'] == 13
+    p.page.click('[aria-label="Next 24"]'); p.obey(); ex.work.wait(); assert ex.gallery['which'] == [24, 25, 26, 27, 28, 29]
+    p.page.click('[aria-label^=Path]')
+    for xy in p.pixel(ex.xy[[3, 50, 99]]): p.page.mouse.click(*xy)
+    p.obey(); ex.work.wait(); assert ex.path.shape == (24, 3) and len(ex.anchors) == 3
+    p.show('route', 'density', 'gallery')
+    p.page.click('[aria-label="Step on"]'); p.page.click('[aria-label="Step on"]'); p.page.click('[aria-label="Step on"]')
+    assert [m['with'] for m in p.told('step')] == [[1]]                 # one under way
+    p.obey(); ex.work.wait(); p.show('route', 'density')
+    assert np.array_equal(ex.z, ex.path[1])
+    p.page.click('text=Remove path'); p.obey(); p.show('route'); assert ex.path is None and not p.page.locator('[aria-label=Path].drgn-panel').is_visible()
+    p.close()
+
+
+def test_lab(lab, fitted):
+    "In JupyterLab: draw with the mouse, Python has those particles at once, a click saves them and the others with every column."
+    import starfile
+    code = f'from drgnbook.explore import explore\nex = explore({str(fitted.folder)!r})\ncalls = []\nex.on_change(lambda e: calls.append(int(e.selected.sum())))\nex'
+    notebook(lab.folder/'explore.ipynb', code)
+    w = lab.open('explore.ipynb')
+    w.page.evaluate("jupyterapp.commands.execute('notebook:run-all-cells')")
+    w.page.wait_for_function('+(document.querySelector(".drgn-points")?.dataset.frames || 0) > 0', timeout=60_000)
+    kernel = lab.kernel('explore.ipynb')
+    value(kernel, '[ex.work.wait(), ex.has][1]')
+    w.page.locator('.drgn-over').scroll_into_view_if_needed()
+    box = w.page.locator('.drgn-over').bounding_box()
+    corners = [(box['x'] + box['width']*x, box['y'] + box['height']*y) for x, y in ((.1, .02), (.55, .02), (.5, .98), (.05, .98), (.1, .04))]
+    w.page.mouse.move(*corners[0]); w.page.mouse.down()
+    for c in corners[1:]: w.page.mouse.move(*c, steps=4)
+    w.page.mouse.up()
+    until(lambda: value(kernel, 'calls'))
+    xy, outline, mask = (np.array(value(kernel, f'ex.{what}.tolist()')) for what in ('xy', 'outline', 'selected'))
+    assert 5 < mask.sum() < 195 and np.array_equal(mask, Outline(outline).contains_points(xy)) and value(kernel, 'calls') == [mask.sum()]
+    w.page.wait_for_function('document.querySelector("[aria-label=Images] canvas").offsetParent')
+    out = lab.folder/'kept.star'
+    w.page.fill('.drgn [aria-label^="File:"]', str(out)); w.page.click('.drgn [data-key=w]')
+    w.page.wait_for_function('document.querySelector(".drgn-done").textContent.startsWith("saved")')
+    read = lambda p: starfile.read(p)['particles']
+    all, kept, rest = read(fitted.particles.md.path), read(out), read(lab.folder/'kept_rest.star')
+    assert kept.rlnImageName.tolist() == all.rlnImageName[mask].tolist() and rest.rlnImageName.tolist() == all.rlnImageName[~mask].tolist()
+    assert list(kept) == list(all)
+    value(kernel, '[setattr(ex, "selected", [0, 1, 2])]')                # and Python sets it
+    w.page.wait_for_function('document.querySelector(".drgn-counts").textContent.startsWith("3 of 200")')
+    w.clean(); w.page.close()

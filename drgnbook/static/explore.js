@@ -15,7 +15,7 @@ function shades(paint, any, dark) {
   const out = new Float32Array(3 * 512), back = dark ? [74, 74, 78] : [205, 205, 208], none = dark ? [110, 110, 110] : [170, 170, 170];
   for (let i = 0; i < 256; i++) {
     const c = paint.kind === 'density' ? rgb(dark ? '#56B4E9' : '#0072B2') : i === 255 ? none : paint.kind === 'classes' ? classColour(i, dark) : along(i / 254, dark);
-    out.set(any ? (paint.kind === 'density' ? back : mix(c, back, .82)) : c, 3 * i);
+    out.set(any ? (paint.kind === 'density' ? back : mix(c, back, dark ? .74 : .82)) : c, 3 * i);
     out.set(c, 3 * (256 + i));
   }
   return out;
@@ -243,13 +243,14 @@ function atlas(model, root, act) {
   }
 
   const take = {
+    route: () => { const r = model.get('route') || {}, p = unpacked(r.points); s.walk = p && { now: r.now, points: Array.from({ length: p.length / 2 }, (_, i) => [p[2 * i], p[2 * i + 1]]) }; if (!p && s.walk !== undefined) s.anchors = s.anchors.length > 1 ? [] : s.anchors; over(); },
     flat: () => { s.xy = unpacked((model.get('flat') || {}).xy) || new Float32Array(0); s.anchors = []; s.outline = []; label(); whole(); },
     paint: () => { const n = s.xy.length / 2; s.level = unpacked(model.get('paint').level) || new Uint8Array(n); label(); ask(); },
     marked: () => { s.selected = typed(model.get('marked'), Uint8Array).slice(); s.n = count(s.selected); ask(); },
     shown_bits: () => { s.shown = typed(model.get('shown_bits'), Uint8Array); ask(); },
   };
   s.level = unpacked(model.get('paint').level) || new Uint8Array(model.get('N'));
-  take.marked(); take.shown_bits(); take.flat();
+  take.marked(); take.shown_bits(); take.flat(); take.route();
   const watch = new ResizeObserver(() => {
     const q = Math.min(2, window.devicePixelRatio || 1), w = Math.round(box.clientWidth * q), h = Math.round(box.clientHeight * q);
     if (w && (w !== canvas.width || h !== canvas.height)) { for (const c of [canvas, top]) { c.width = w; c.height = h; } size = 0; draw(); }
@@ -307,6 +308,19 @@ function density(model) {
     if (some) { tiles(canvas, unpacked(d.slices), 4); canvas.setAttribute('aria-label', `Central sections and projection of the density ${p.side.textContent}`); }
   };
   return { node: p.node, name: 'density', trait: 'density', draw };
+}
+
+// Walk along a path: play to and fro, step by step, at a speed; the next step is asked for when the last density has come.
+function walker(model, step) {
+  let going = 0, sense = 1, speed = 6, at = 0;
+  const n = () => (model.get('route').points?.shape || [0])[0], now = () => model.get('route').now || 0, go = i => step(Math.max(0, Math.min(n() - 1, i)));
+  const place = el('input', { type: 'range', min: 0, step: 1, 'aria-label': 'Place on the path', oninput: event => { stop(); go(+event.target.value); } });
+  const tick = t => { if (!going) return; if (t - at > 1000 / speed) { at = t; if (now() + sense < 0 || now() + sense >= n()) sense = -sense; go(now() + sense); } going = requestAnimationFrame(tick); };
+  const stop = () => { cancelAnimationFrame(going); going = 0; face(); }, face = () => { play.replaceChildren(icon(going ? 'Pause' : 'Play')); play.setAttribute('aria-label', going ? 'Pause' : 'Play'); };
+  const play = tool('Play', 'Play', 'y', () => { if (going) stop(); else { going = requestAnimationFrame(tick); face(); } }), folder = el('input', { type: 'text', value: 'path', 'aria-label': 'Folder for the maps of the path', size: 8 });
+  const p = panel('Path', el('div', { class: 'drgn-row' }, group('Walk', play, tool('Back', 'Step back', '[', () => { stop(); go(now() - 1); }), tool('Next', 'Step on', ']', () => { stop(); go(now() + 1); })), place, slider('speed', 1, 20, 1, speed, v => speed = v)),
+    el('div', { class: 'drgn-row' }, folder, button('Save maps', '', () => tell(model, 'save_path', [folder.value.trim()])), button('Remove path', '', () => { stop(); tell(model, 'walk', [[]]); })));
+  return { node: p.node, stop, draw: () => { const k = n(); p.node.hidden = !k; if (!k) { stop(); return; } place.max = k - 1; place.value = now(); p.side.textContent = `point ${now() + 1} of ${k}`; } };
 }
 
 function views(model, root) {
@@ -368,12 +382,12 @@ function ranges(model) {
 // ---- together -----------------------------------------------------------------------------------------------------------------------------
 export default { render({ model, el: host }) {
   const f = frame(model, host, 'explore'), { root } = f, has = name => (model.get('has') || []).includes(name);
-  let flying = false, want = null;                                    // the probe: one particle under way
-  const pick = i => { if (flying) { want = i; return; } if (i === model.get('pick')) return; flying = has('density'); tell(model, 'pick', [i]); model.set('pick', i); map.over(); };
-  const map = atlas(model, root, { select: (how, bits, outline) => { tell(model, 'select', [how, outline], [bits]); status(); }, pick, path: anchors => tell(model, 'walk', [anchors]) });
+  let flying = false, want = null;                                    // probe and path: one density under way, then the newest wish
+  const fly = (what, i) => { if (flying) { want = [what, i]; return; } flying = has('density') && i >= 0; tell(model, what, [i]); }, pick = i => { if (i === model.get('pick')) return; model.set('pick', i); map.over(); fly('pick', i); };
+  const map = atlas(model, root, { select: (how, bits, outline) => { tell(model, 'select', [how, outline], [bits]); status(); }, pick, path: anchors => { if (anchors.length > 1) tell(model, 'walk', [anchors]); } });
 
   const press = (names, set, shape = n => n) => { const all = names.map(([name, key, text]) => tool(shape(name), text || name, key, () => { set(name); all.forEach((b, i) => b.setAttribute('aria-pressed', names[i][0] === name)); }, { 'aria-pressed': false, 'data-is': name })); return all; };
-  const tools = press([['Pan', 'h', 'Pan'], ['Lasso', 'l'], ['Box', 'b'], ['Polygon', 'g', 'Polygon: click its corners, double click or Enter ends it'], ['Probe', 'p', 'Probe: the density follows the mouse']], name => { map.s.tool = name; map.s.outline = []; map.box.dataset.tool = name; map.over(); });
+  const tools = press([['Pan', 'h', 'Pan'], ['Lasso', 'l'], ['Box', 'b'], ['Polygon', 'g', 'Polygon: click its corners, double click or Enter ends it'], ['Probe', 'p', 'Probe: the density follows the mouse'], ['Path', 't', 'Path: click anchors or draw a line']], name => { map.s.tool = name; map.s.outline = []; map.box.dataset.tool = name; map.over(); });
   const ways = press([['New', 'n', 'New selection'], ['Add', 'a', 'Add to the selection (or hold shift)'], ['Subtract', 's', 'Subtract from the selection (or hold alt)'], ['Intersect', 'x', 'Intersect with the selection (or hold shift and alt)']], name => map.s.how = name.toLowerCase());
   tools[1].click(); ways[0].click();
   const bar = el('div', { class: 'drgn-row drgn-bar' }, group('Tools', tools), group('Way', ways),
@@ -405,17 +419,17 @@ export default { render({ model, el: host }) {
   const limits = ranges(model), more = el('div', { class: 'drgn-row' });
   const lower = () => more.replaceChildren(choices('Show only where', { '': ['…'], ...(model.get('columns') || {}) }, '…', n => { if (n !== '…') tell(model, 'limit', [n]); }));
 
-  const key = legend(model, map, root), right = [images(model, { pick }), density(model), views(model, root)];
-  const side = el('div', { class: 'drgn-side' }, right.map(p => p.node)), left = el('div', { class: 'drgn-left' }, bar, map.box, key.node);
+  const key = legend(model, map, root), right = [images(model, { pick }), density(model), views(model, root)], road = walker(model, i => fly('step', i));
+  const side = el('div', { class: 'drgn-side' }, right[0].node, right[1].node, road.node, right[2].node), left = el('div', { class: 'drgn-left' }, bar, map.box, key.node);
   root.append(picks, el('div', { class: 'drgn-both' }, left, side), el('div', { class: 'drgn-row drgn-below' }, counts, keep, name, chips), el('div', { class: 'drgn-row' }, path, el('label', { class: 'drgn-field' }, rest, 'and the others beside it'), save, done), more, limits.node, note);
 
   const panels = () => { right.forEach(p => { p.node.hidden = !has(p.name); if (has(p.name)) p.draw(); }); root.classList.toggle('drgn-alone', !right.some(p => has(p.name))); };
   const say = () => { note.textContent = model.get('note'); note.hidden = !note.textContent; bar.lastChild.textContent = model.get('busy') ? `working out ${model.get('busy')} …` : ''; done.textContent = model.get('done') ? `saved ${model.get('done')}` : ''; };
-  const landed = () => { flying = false; if (want !== null) { const i = want; want = null; pick(i); } };
+  const landed = () => { flying = false; if (want) { const w = want; want = null; fly(...w); } };
   for (const [trait, act] of Object.entries({
     flat: () => { map.take.flat(); menus(); }, paint: () => { map.take.paint(); key.draw(); menus(); }, marked: () => { map.take.marked(); status(); }, shown_bits: () => { map.take.shown_bits(); status(); },
-    pick: map.over, columns: () => { menus(); lower(); }, has: panels, note: say, busy: say, done: say, kept: named, ranges: limits.draw, gallery: right[0].draw, density: () => { right[1].draw(); landed(); }, views: right[2].draw, said: () => { flying = false; } })) f.on(`change:${trait}`, act);
-  menus(); lower(); key.draw(); panels(); say(); named(); limits.draw(); status();
-  f.end(onTheme(root, () => { map.ask(); key.draw(); right[2].draw(); })); f.end(map.end);
+    pick: map.over, columns: () => { menus(); lower(); }, has: panels, note: say, busy: say, done: say, kept: named, route: () => { map.take.route(); road.draw(); }, ranges: limits.draw, gallery: right[0].draw, density: () => { right[1].draw(); landed(); }, views: right[2].draw, said: () => { flying = false; want = null; } })) f.on(`change:${trait}`, act);
+  menus(); lower(); key.draw(); panels(); say(); named(); limits.draw(); road.draw(); status();
+  f.end(road.stop); f.end(onTheme(root, () => { map.ask(); key.draw(); right[2].draw(); })); f.end(map.end);
   return f.ends;
 } };
