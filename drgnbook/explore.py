@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 import numpy as np, torch
 from fastcore.basics import patch
-from traitlets import Bytes, Dict, Int, List, Unicode
+from traitlets import Bytes, Dict, Float, Int, List, Unicode
 
 # %% ../nbs/api/62_explore.ipynb #634e1bb9
 from .fourier import Lattice, fourier_crop, shift
@@ -192,7 +192,7 @@ class Explore(Widget, page_name='explore'):
     has, columns = List().tag(sync=True), Dict().tag(sync=True)                                    # which panels; names of columns under headings
     flat, paint = Dict().tag(sync=True), Dict().tag(sync=True)                                     # the map and its colour
     marked, shown_bits, kept, ranges = Bytes().tag(sync=True), Bytes().tag(sync=True), List().tag(sync=True), List().tag(sync=True)
-    pick, gallery, views, density, route = Int(-1).tag(sync=True), Dict().tag(sync=True), Dict().tag(sync=True), Dict().tag(sync=True), Dict().tag(sync=True)
+    pick, res, gallery, views, density, route = Int(-1).tag(sync=True), Float(20.).tag(sync=True), Dict().tag(sync=True), Dict().tag(sync=True), Dict().tag(sync=True), Dict().tag(sync=True)
 
     def __init__(self, z, run=None, particles=None, xy=None, columns=None):
         super().__init__(N=len(z))
@@ -264,18 +264,23 @@ def on_change(self: Explore, f):
 
 @patch
 def do_select(self: Explore, how, outline, mask):
+    "From the page: what was drawn, `ex.outline` on the map, and a bit a particle."
     self.outline = outline and np.array(outline)
     self.select(np.unpackbits(np.frombuffer(bytes(mask), np.uint8), count=self.N, bitorder='little').astype(bool), how)
 @patch
-def do_invert(self: Explore): self.invert()
+def keep(self: Explore, name=''):
+    "Give what is selected a name."
+    self.selections[name or f'selection {len(self._names) + 1}'] = self.selected
+
 @patch
-def do_undo(self: Explore): self.undo()
+def recall(self: Explore, name, how='new'):
+    "Select what has a name."
+    self.select(self.selections[name], how)
+
 @patch
-def do_keep(self: Explore, name): self.selections[name or f'selection {len(self._names) + 1}'] = self.selected
-@patch
-def do_recall(self: Explore, name, how='new'): self.select(self.selections[name], how)
-@patch
-def do_forget(self: Explore, name): del self.selections[name]
+def forget(self: Explore, name):
+    "The name, not the particles."
+    del self.selections[name]
 
 # %% ../nbs/api/62_explore.ipynb #b537db34
 @patch(as_prop=True)
@@ -354,14 +359,7 @@ def _bars(self: Explore, name):
     self._drawn[name] = dict(name=name, min=least, max=most, bars=np.histogram(x, 48, (least, max(most, least + 1e-9)))[0].tolist())
     return self._drawn[name]
 
-@patch
-def do_map(self: Explore, *names): self.show_map(*names)
-@patch
-def do_colour(self: Explore, name, k=0): self.colour(name, k)
-@patch
-def do_limit(self: Explore, *words): self.limit(*words)
-@patch
-def do_unlimit(self: Explore, name): self.unlimit(name)
+
 
 # %% ../nbs/api/62_explore.ipynb #d659c0e7
 @patch(as_prop=True)
@@ -432,7 +430,7 @@ def turn(self: Explore, first):
     i = np.flatnonzero(self.selected)
     first = max(0, min(int(first), (len(i) - 1)//24*24))
     some = i[first:first + 24]
-    self.gallery = dict(first=first, of=len(i), which=some.tolist(), images=packed(grey(portraits(self.particles, some)))) if len(i) else {}
+    self.gallery = dict(first=first, of=len(i), which=some.tolist(), images=packed(grey(portraits(self.particles, some, res=self.res)))) if len(i) else {}
 
 @patch
 def _views(self: Explore):
@@ -443,9 +441,19 @@ def _views(self: Explore):
     self.views = dict(most=int(h.max()), of=int(keep.sum()), cells=packed((h/max(h.max(), 1)*255).astype(np.uint8)))
 
 @patch
-def do_pick(self: Explore, i): self.choose(None if i < 0 else i)
+def do_pick(self: Explore, i):
+    "From the page: -1 is none."
+    self.choose(None if i < 0 else i)
+
 @patch
-def do_turn(self: Explore, first): self.work('images', lambda: self.turn(first))
+def do_turn(self: Explore, first):
+    "From the page, which does not wait."
+    self.work('images', lambda: self.turn(first))
+
+@patch
+def lowpass(self: Explore, res):
+    "Show images down to `res`, Å."
+    self.res = res; self.do_turn(self.gallery.get('first', 0))
 
 # %% ../nbs/api/62_explore.ipynb #03d05b8f
 def straight(z, n=24) -> np.ndarray:      # (k, zdim) anchors → (n, zdim)
@@ -461,7 +469,7 @@ def walk(self: Explore, anchors, n=24):      # particles, two or more; none to e
     self.path = straight(self.latent[self.anchors], n) if len(anchors) > 1 else None
     if self.path is None: self._at, self.route = None, {}; return
     i = np.flatnonzero(self.known.ok)
-    self.route = dict(now=0, points=packed(self.xy[i[nearest(self.latent[i], self.path)]]))
+    self.route = dict(now=0, anchors=self.anchors, stops=i[nearest(self.latent[i], self.path)].tolist())          # shown where the nearest particles are
     self.step(0)
 
 @patch
@@ -483,12 +491,9 @@ def save_path(self: Explore, folder) -> list:
 
 @patch
 def do_walk(self: Explore, points):
+    "From the page: anchors are places on the map."
     i = np.flatnonzero(self.known.ok)
     self.walk(i[nearest(self.xy[i], points)] if points else [])
-@patch
-def do_step(self: Explore, i): self.step(i)
-@patch
-def do_save_path(self: Explore, folder): self.save_path(folder)
 
 # %% ../nbs/api/62_explore.ipynb #7ba0bbd0
 @patch
@@ -503,8 +508,6 @@ def save(self: Explore, path, rest=True) -> list:      # rest: the others too, a
     self.done = ', '.join(f'{m.sum():,} particles in {p}' for p, m in parts.items())
     return list(parts)
 
-@patch
-def do_save(self: Explore, path, rest=True): self.save(path, rest)
 
 @patch
 def picture(self: Explore):
@@ -525,6 +528,9 @@ def _two(xy, selected, words):
     for m, c, w in ((~selected, '#b8b8b8', words[0]), (selected, PALETTE[0], words[1])): ax.scatter(*xy[m].T, s=max(1, min(8, 2e4/len(xy))), color=c, label=w, linewidths=0, rasterized=True)
     ax.legend(markerscale=3, fontsize=7, frameon=False); ax.set(xticks=[], yticks=[])
     return ax
+
+# %% ../nbs/api/62_explore.ipynb #702cd2dc
+for _name in 'invert undo keep recall forget show_map colour limit unlimit lowpass step save save_path'.split(): setattr(Explore, f'do_{_name}', getattr(Explore, _name))
 
 # %% ../nbs/api/62_explore.ipynb #c1f83175
 @patch

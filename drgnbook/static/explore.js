@@ -91,10 +91,10 @@ const number = n => n.toLocaleString('en'), short = x => Math.abs(x) >= 1e5 || (
 // ---- icons: 16 × 16, drawn with a pen --------------------------------------------------------------------------------------------------------
 const ICONS = {
   Pan: 'M8 1.5v13M1.5 8h13M6 3.5l2-2 2 2M6 12.5l2 2 2-2M3.5 6l-2 2 2 2M12.5 6l2 2-2 2', Lasso: 'M8 2.5c3.5 0 6 1.6 6 3.9s-2.5 3.9-6 3.9-6-1.6-6-3.9 2.5-3.9 6-3.9M4.6 9.6c-1.4.7-1.4 2.2 0 2.4 1.3.2 1.6 1.3.4 2.2',
-  Box: 'M2.5 3.5h11v9h-11z', Polygon: 'M3.5 12.5L2 5.5l6-3 6 4-3 6.5z', Probe: 'M8 1.5v3.5M8 11v3.5M1.5 8H5M11 8h3.5M8 5.7a2.3 2.3 0 1 0 .01 0', Path: 'M3.2 12.8c2-8 7.600 1 9.600-9.600M2 12.8a1.200 1.200 0 1 0 2.400 0a1.200 1.200 0 1 0-2.400 0M11.600 3.200a1.200 1.200 0 1 0 2.400 0a1.200 1.200 0 1 0-2.400 0',
+  Box: 'M2.5 3.5h11v9h-11z', Polygon: 'M3.5 12.5L2 5.5l6-3 6 4-3 6.5z', Probe: 'M8 1.5v3.5M8 11v3.5M1.5 8H5M11 8h3.5M8 5.7a2.3 2.3 0 1 0 .01 0', Path: 'M3.2 12.8c2-8 7.6 1 9.6-9.6M2 12.8a1.2 1.2 0 1 0 2.4 0a1.2 1.2 0 1 0-2.4 0M11.6 3.2a1.2 1.2 0 1 0 2.4 0a1.2 1.2 0 1 0-2.4 0',
   New: 'M3 3h10v10H3z', Add: 'M3 8h10M8 3v10', Subtract: 'M3 8h10', Intersect: 'M4 13V7a4 4 0 0 1 8 0v6',
-  Invert: 'M8 2a6 6 0 1 0 .01 0M8 2v12M8 4.500h4M8 7h5.500M8 9.500h5.500M8 12h3.500', Undo: 'M5.500 2.500L2.500 5.500l3 3M2.500 5.500h7a4 4 0 0 1 0 8H6', None: 'M4 4l8 8M12 4l-8 8', View: 'M2 6V2h4M10 2h4v4M14 10v4h-4M6 14H2v-4M6 6h4v4H6z', Whole: 'M2 6V2h4M10 2h4v4M14 10v4h-4M6 14H2v-4',
-  Play: 'M4.500 2.500v11l8-5.500z', Pause: 'M5 3v10M11 3v10', Back: 'M10.500 3l-5 5 5 5', Next: 'M5.500 3l5 5-5 5', Drop: 'M4 4l8 8M12 4l-8 8',
+  Invert: 'M8 2a6 6 0 1 0 .01 0M8 2v12M8 4.5h4M8 7h5.5M8 9.5h5.5M8 12h3.5', Undo: 'M5.5 2.5L2.5 5.5l3 3M2.5 5.5h7a4 4 0 0 1 0 8H6', None: 'M4 4l8 8M12 4l-8 8', View: 'M2 6V2h4M10 2h4v4M14 10v4h-4M6 14H2v-4M6 6h4v4H6z', Whole: 'M2 6V2h4M10 2h4v4M14 10v4h-4M6 14H2v-4',
+  Play: 'M4.5 2.5v11l8-5.5z', Pause: 'M5 3v10M11 3v10', Back: 'M10.5 3l-5 5 5 5', Next: 'M5.5 3l5 5-5 5', Drop: 'M4 4l8 8M12 4l-8 8',
 };
 function icon(name) {
   const svg = document.createElementNS('http://www.w3.org/2000/svg', 'svg'), path = document.createElementNS('http://www.w3.org/2000/svg', 'path');
@@ -243,14 +243,14 @@ function atlas(model, root, act) {
   }
 
   const take = {
-    route: () => { const r = model.get('route') || {}, p = unpacked(r.points); s.walk = p && { now: r.now, points: Array.from({ length: p.length / 2 }, (_, i) => [p[2 * i], p[2 * i + 1]]) }; if (!p && s.walk !== undefined) s.anchors = s.anchors.length > 1 ? [] : s.anchors; over(); },
-    flat: () => { s.xy = unpacked((model.get('flat') || {}).xy) || new Float32Array(0); s.anchors = []; s.outline = []; label(); whole(); },
+    route: () => { const r = model.get('route') || {}, place = i => [s.xy[2 * i], s.xy[2 * i + 1]]; if (r.stops || s.walk) s.anchors = (r.anchors || []).map(place); s.walk = r.stops ? { now: r.now, points: r.stops.map(place) } : null; over(); },
+    flat: () => { s.xy = unpacked((model.get('flat') || {}).xy) || new Float32Array(0); s.anchors = []; s.outline = []; label(); whole(); take.route(); },
     paint: () => { const n = s.xy.length / 2; s.level = unpacked(model.get('paint').level) || new Uint8Array(n); label(); ask(); },
     marked: () => { s.selected = typed(model.get('marked'), Uint8Array).slice(); s.n = count(s.selected); ask(); },
     shown_bits: () => { s.shown = typed(model.get('shown_bits'), Uint8Array); ask(); },
   };
   s.level = unpacked(model.get('paint').level) || new Uint8Array(model.get('N'));
-  take.marked(); take.shown_bits(); take.flat(); take.route();
+  take.marked(); take.shown_bits(); take.flat();
   const watch = new ResizeObserver(() => {
     const q = Math.min(2, window.devicePixelRatio || 1), w = Math.round(box.clientWidth * q), h = Math.round(box.clientHeight * q);
     if (w && (w !== canvas.width || h !== canvas.height)) { for (const c of [canvas, top]) { c.width = w; c.height = h; } size = 0; draw(); }
@@ -286,15 +286,20 @@ function heat(canvas, cells, dark) {
 function panel(title, ...kids) { const side = el('span', { class: 'drgn-dim' }); return { side, node: el('section', { class: 'drgn-panel', 'aria-label': title }, el('header', {}, el('h4', {}, title), side), kids) }; }
 
 function images(model, act) {
-  const canvas = el('canvas', { role: 'img', tabindex: 0 }), p = panel('Images', el('div', { class: 'drgn-empty' }, 'Draw around particles to see them.'), canvas);
+  const canvas = el('canvas', { role: 'img', tabindex: 0 }), p = panel('Images', el('div', { class: 'drgn-empty' }, 'Draw around particles to see them.'), canvas), res = el('input', { type: 'number', min: 0, max: 200, step: 5, onchange: event => tell(model, 'lowpass', [+event.target.value]) });
   const turn = d => tell(model, 'turn', [model.get('gallery').first + d]), back = tool('Back', 'Previous 24', ',', () => turn(-24)), next = tool('Next', 'Next 24', '.', () => turn(24));
-  p.node.firstChild.append(group('Turn over', back, next));
-  canvas.addEventListener('click', event => { const g = model.get('gallery'), r = canvas.getBoundingClientRect(), i = g.which?.[Math.floor((event.clientY - r.top) / r.width * 6) * 6 + Math.floor((event.clientX - r.left) / r.width * 6)]; if (i !== undefined) act.pick(i); });
+  p.node.firstChild.append(field('Å', res), group('Turn over', back, next)); res.title = 'low-pass, Å';
+  const pick = i => { const w = model.get('gallery').which || []; if (i >= 0 && i < w.length) act.pick(w[i]); };
+  canvas.addEventListener('click', event => { const r = canvas.getBoundingClientRect(), side = r.width / 6; pick(Math.floor((event.clientY - r.top) / side) * 6 + Math.floor((event.clientX - r.left) / side)); });
+  canvas.addEventListener('keydown', event => { const go = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -6, ArrowDown: 6 }[event.key]; if (go) { pick((model.get('gallery').which || []).indexOf(model.get('pick')) + go); event.preventDefault(); event.stopPropagation(); } });
   const draw = () => {
-    const g = model.get('gallery') || {}, some = !!g.of;
-    canvas.hidden = !some; p.node.children[1].hidden = some; back.disabled = !some || g.first === 0; next.disabled = !some || g.first + 24 >= g.of;
+    const g = model.get('gallery') || {}, some = !!g.of, i = some ? g.which.indexOf(model.get('pick')) : -1;
+    canvas.hidden = !some; p.node.children[1].hidden = some; back.disabled = !some || g.first === 0; next.disabled = !some || g.first + 24 >= g.of; res.value = model.get('res');
     p.side.textContent = some ? `${number(g.first + 1)}–${number(g.first + g.which.length)} of ${number(g.of)}` : '';
-    if (some) { tiles(canvas, unpacked(g.images), 6); canvas.setAttribute('aria-label', `Images of ${g.which.length} selected particles; a click picks one`); }
+    if (!some) return;
+    const data = unpacked(g.images), d = data.shape[1] + 2, c = canvas.getContext('2d');
+    tiles(canvas, data, 6); canvas.setAttribute('aria-label', `Images of ${g.which.length} selected particles; a click or the arrow keys pick one`);
+    if (i >= 0) { c.strokeStyle = PALETTE[5]; c.lineWidth = 3; c.strokeRect((i % 6) * d + 1.5, Math.floor(i / 6) * d + 1.5, d - 5, d - 5); }
   };
   return { node: p.node, name: 'images', trait: 'gallery', draw };
 }
@@ -313,7 +318,7 @@ function density(model) {
 // Walk along a path: play to and fro, step by step, at a speed; the next step is asked for when the last density has come.
 function walker(model, step) {
   let going = 0, sense = 1, speed = 6, at = 0;
-  const n = () => (model.get('route').points?.shape || [0])[0], now = () => model.get('route').now || 0, go = i => step(Math.max(0, Math.min(n() - 1, i)));
+  const n = () => (model.get('route').stops || []).length, now = () => model.get('route').now || 0, go = i => step(Math.max(0, Math.min(n() - 1, i)));
   const place = el('input', { type: 'range', min: 0, step: 1, 'aria-label': 'Place on the path', oninput: event => { stop(); go(+event.target.value); } });
   const tick = t => { if (!going) return; if (t - at > 1000 / speed) { at = t; if (now() + sense < 0 || now() + sense >= n()) sense = -sense; go(now() + sense); } going = requestAnimationFrame(tick); };
   const stop = () => { cancelAnimationFrame(going); going = 0; face(); }, face = () => { play.replaceChildren(icon(going ? 'Pause' : 'Play')); play.setAttribute('aria-label', going ? 'Pause' : 'Play'); };
@@ -383,7 +388,7 @@ function ranges(model) {
 export default { render({ model, el: host }) {
   const f = frame(model, host, 'explore'), { root } = f, has = name => (model.get('has') || []).includes(name);
   let flying = false, want = null;                                    // probe and path: one density under way, then the newest wish
-  const fly = (what, i) => { if (flying) { want = [what, i]; return; } flying = has('density') && i >= 0; tell(model, what, [i]); }, pick = i => { if (i === model.get('pick')) return; model.set('pick', i); map.over(); fly('pick', i); };
+  const fly = (what, i) => { if (flying) { want = [what, i]; return; } flying = has('density') && i >= 0; tell(model, what, [i]); }, pick = i => { if (i === model.get('pick')) return; model.set('pick', i); fly('pick', i); };
   const map = atlas(model, root, { select: (how, bits, outline) => { tell(model, 'select', [how, outline], [bits]); status(); }, pick, path: anchors => { if (anchors.length > 1) tell(model, 'walk', [anchors]); } });
 
   const press = (names, set, shape = n => n) => { const all = names.map(([name, key, text]) => tool(shape(name), text || name, key, () => { set(name); all.forEach((b, i) => b.setAttribute('aria-pressed', names[i][0] === name)); }, { 'aria-pressed': false, 'data-is': name })); return all; };
@@ -401,8 +406,8 @@ export default { render({ model, el: host }) {
     const flat = model.get('flat') || {}, paint = model.get('paint') || {}, groups = model.get('columns') || {}, all = Object.values(groups).flat(), now = two || !flat.equal ? 'two columns' : flat.name;
     const maps = ['PCA', 'UMAP', ...(flat.name === 'given' || kind === 'given' ? ['given'] : []), 'two columns'], axes = flat.equal ? [all[1], all[2]] : flat.axes;
     if (flat.name === 'given') kind = 'given';
-    const set = (i, name) => { const a = [...axes]; a[i] = name; tell(model, 'map', a); };
-    picks.replaceChildren(...[choice('Map', maps, now === 'PC' ? 'PCA' : now, name => { two = name === 'two columns'; if (two) tell(model, 'map', axes); else tell(model, 'map', [name]); }),
+    const set = (i, name) => { const a = [...axes]; a[i] = name; tell(model, 'show_map', a); };
+    picks.replaceChildren(...[choice('Map', maps, now === 'PC' ? 'PCA' : now, name => { two = name === 'two columns'; if (two) tell(model, 'show_map', axes); else tell(model, 'show_map', [name]); }),
       ...(now === 'two columns' ? [choices('across', groups, axes[0], n => set(0, n)), choices('up', groups, axes[1], n => set(1, n))] : []),
       choices('Colour', { '': ['density'], groups: ['k-means', 'GMM'], ...groups }, paint.name, name => tell(model, 'colour', [name])),
       ...(['k-means', 'GMM'].includes(paint.name) ? [field('groups', el('input', { type: 'number', min: paint.name === 'GMM' ? 0 : 1, max: 64, style: 'width:64px', title: paint.name === 'GMM' ? '0: as many as the Bayesian information criterion says' : '', $: { value: paint.k || paint.names.length }, onchange: event => tell(model, 'colour', [paint.name, +event.target.value]) }))] : [])].filter(Boolean));
@@ -420,15 +425,15 @@ export default { render({ model, el: host }) {
   const lower = () => more.replaceChildren(choices('Show only where', { '': ['…'], ...(model.get('columns') || {}) }, '…', n => { if (n !== '…') tell(model, 'limit', [n]); }));
 
   const key = legend(model, map, root), right = [images(model, { pick }), density(model), views(model, root)], road = walker(model, i => fly('step', i));
-  const side = el('div', { class: 'drgn-side' }, right[0].node, right[1].node, road.node, right[2].node), left = el('div', { class: 'drgn-left' }, bar, map.box, key.node);
-  root.append(picks, el('div', { class: 'drgn-both' }, left, side), el('div', { class: 'drgn-row drgn-below' }, counts, keep, name, chips), el('div', { class: 'drgn-row' }, path, el('label', { class: 'drgn-field' }, rest, 'and the others beside it'), save, done), more, limits.node, note);
+  const side = el('div', { class: 'drgn-side' }, right[0].node, right[1].node, road.node, right[2].node), left = el('div', { class: 'drgn-left' }, bar, map.box, key.node, el('div', { class: 'drgn-row drgn-below' }, counts, keep, name, chips), el('div', { class: 'drgn-row' }, path, el('label', { class: 'drgn-field' }, rest, 'and the others beside it'), save, done), more, limits.node, note);
+  root.append(picks, el('div', { class: 'drgn-both' }, left, side));
 
   const panels = () => { right.forEach(p => { p.node.hidden = !has(p.name); if (has(p.name)) p.draw(); }); root.classList.toggle('drgn-alone', !right.some(p => has(p.name))); };
   const say = () => { note.textContent = model.get('note'); note.hidden = !note.textContent; bar.lastChild.textContent = model.get('busy') ? `working out ${model.get('busy')} …` : ''; done.textContent = model.get('done') ? `saved ${model.get('done')}` : ''; };
   const landed = () => { flying = false; if (want) { const w = want; want = null; fly(...w); } };
   for (const [trait, act] of Object.entries({
     flat: () => { map.take.flat(); menus(); }, paint: () => { map.take.paint(); key.draw(); menus(); }, marked: () => { map.take.marked(); status(); }, shown_bits: () => { map.take.shown_bits(); status(); },
-    pick: map.over, columns: () => { menus(); lower(); }, has: panels, note: say, busy: say, done: say, kept: named, route: () => { map.take.route(); road.draw(); }, ranges: limits.draw, gallery: right[0].draw, density: () => { right[1].draw(); landed(); }, views: right[2].draw, said: () => { flying = false; want = null; } })) f.on(`change:${trait}`, act);
+    pick: () => { map.over(); right[0].draw(); }, res: right[0].draw, columns: () => { menus(); lower(); }, has: panels, note: say, busy: say, done: say, kept: named, route: () => { map.take.route(); road.draw(); }, ranges: limits.draw, gallery: right[0].draw, density: () => { right[1].draw(); landed(); }, views: right[2].draw, said: () => { flying = false; want = null; } })) f.on(`change:${trait}`, act);
   menus(); lower(); key.draw(); panels(); say(); named(); limits.draw(); road.draw(); status();
   f.end(road.stop); f.end(onTheme(root, () => { map.ask(); key.draw(); right[2].draw(); })); f.end(map.end);
   return f.ends;
