@@ -27,7 +27,8 @@ class Page:
         "Where points of the map are on the page: the whole map, as it is first shown."
         box, all = self.page.locator('.drgn-over').bounding_box(), self.ex.xy[self.ex.known.ok]
         mid, span = (all.max(0) + all.min(0))/2, np.ptp(all, 0)
-        k = .94*min(box['width'], box['height'])/(span.max() if self.ex.flat['equal'] else span)
+        k = .94*np.array([box['width'], box['height']])/span
+        if self.ex.flat['equal']: k = k.min()
         return (np.asarray(xy, float) - mid)*k*[1, -1] + [box['x'] + box['width']/2, box['y'] + box['height']/2]
     def drag(self, corners, keys=()):
         for k in keys: self.page.keyboard.down(k)

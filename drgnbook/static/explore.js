@@ -109,9 +109,9 @@ const group = (label, ...kids) => el('div', { class: 'drgn-group', role: 'group'
 function atlas(model, root, act) {
   const canvas = el('canvas', { class: 'drgn-points' }), top = el('canvas', { class: 'drgn-over', tabindex: 0, role: 'img' }), box = el('div', { class: 'drgn-map' }, canvas, top), paintPoints = painter(canvas);
   const s = { xy: new Float32Array(0), level: new Uint8Array(0), selected: new Uint8Array(0), shown: new Uint8Array(0), n: 0, tool: 'Lasso', how: 'new', outline: [], anchors: [], walk: null, marks: [] };
-  let view = { x: 0, y: 0, zoom: 1 }, frame = { x: [0, 1], y: [0, 1] }, size = 2, step = 1, asked = 0, rest = 0, slow = 0, inView = 0, drag = null, armed = false;
+  let view = { x: 0, y: 0, zoom: 1 }, frame = { equal: true, span: [1, 1] }, size = 2, step = 1, asked = 0, rest = 0, slow = 0, inView = 0, drag = null, armed = false;
 
-  const scale = () => { const side = Math.min(canvas.width, canvas.height) * .94 * view.zoom; return [side * frame.k[0], side * frame.k[1]]; };
+  const scale = () => { const [a, b] = [canvas.width, canvas.height].map((side, j) => side * .94 * view.zoom / (frame.span[j] || 0)), one = Math.min(a, b, 1e300); return frame.equal ? [one, one] : [Math.min(a, 1e300), Math.min(b, 1e300)]; };
   const to = () => { const [a, b] = scale(); return [a, canvas.width / 2 - a * view.x, -b, canvas.height / 2 + b * view.y]; };
   const px = ([x, y]) => { const [a, b, c, d] = to(); return [a * x + b, c * y + d]; };
   const at = event => { const r = top.getBoundingClientRect(), [a, b, c, d] = to(); return [((event.clientX - r.left) * canvas.width / r.width - b) / a, ((event.clientY - r.top) * canvas.height / r.height - d) / c]; };
@@ -120,8 +120,8 @@ function atlas(model, root, act) {
   function whole() {
     const lo = [Infinity, Infinity], hi = [-Infinity, -Infinity];
     for (let i = 0; i < s.xy.length; i++) { const v = s.xy[i], j = i & 1; if (v < lo[j]) lo[j] = v; if (v > hi[j]) hi[j] = v; }
-    const mid = j => hi[j] >= lo[j] ? (hi[j] + lo[j]) / 2 : 0, span = j => hi[j] > lo[j] ? hi[j] - lo[j] : 0, widest = Math.max(span(0), span(1)) || 1, equal = (model.get('flat') || {}).equal;
-    frame = { k: [0, 1].map(j => 1 / (equal ? widest : span(j) || 1)), mid: [mid(0), mid(1)] };
+    const mid = j => hi[j] >= lo[j] ? (hi[j] + lo[j]) / 2 : 0, span = j => hi[j] > lo[j] ? hi[j] - lo[j] : 0, equal = !!(model.get('flat') || {}).equal;
+    frame = { equal, span: equal && span(0) + span(1) > 0 ? [span(0), span(1)] : [span(0) || 1, span(1) || 1] };
     view = { x: mid(0), y: mid(1), zoom: 1 };
     size = 0; ask();
   }
