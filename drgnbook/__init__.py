@@ -35,6 +35,7 @@ occupancy
 states
 widget
 view
+explore
 monitor
 '''.split()
 
