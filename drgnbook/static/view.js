@@ -168,7 +168,7 @@ function blur(x, G, r) {          // a running mean along each axis
 }
 
 function solid(gl, data, D) {
-  const B = D > 128 ? 8 : 4, room = blocks(data, D, B), low = coarse(data, D, D > 128 ? 4 : 2), fills = {};
+  const B = D > 128 ? 8 : 4, room = blocks(data, D, B), low = coarse(data, D, D > 128 ? 4 : 2), fills = {}, boxes = {};
   const it = { D, grain: D/B, voxels: texture(gl, data, [D, D, D]), room: texture(gl, room.out, [room.G, room.G, room.G], 2, gl.NEAREST) };
   it.fill = (level, ground, side) => {
     const old = fills[side];
@@ -178,6 +178,13 @@ function solid(gl, data, D) {
     if (old) gl.deleteTexture(old.texture);
     fills[side] = { level, texture: texture(gl, out, [G, G, G], 2) };
     return fills[side].texture;
+  };
+  it.bounds = (level, side) => {                         // of the blocks that reach the level, 0 to 1
+    const old = boxes[side];
+    if (old && old.level === level) return old;
+    const { G, out } = room, lo = [1, 1, 1], hi = [0, 0, 0], least = 255*level;
+    for (let k = 0, o = 0; k < G; k++) for (let j = 0; j < G; j++) for (let i = 0; i < G; i++, o += 2) if (side > 0 ? out[o] >= least : out[o + 1] <= least) [i, j, k].forEach((c, a) => { lo[a] = Math.min(lo[a], c*B/D); hi[a] = Math.max(hi[a], Math.min(1, (c + 1)*B/D)); });
+    return boxes[side] = { level, lo, hi };
   };
   it.gone = () => { for (const t of [it.voxels, it.room, ...Object.values(fills).map(f => f.texture)]) gl.deleteTexture(t); };
   return it;
@@ -337,7 +344,8 @@ function render({ model, el: host }) {
     const t = get('tint'), on = t.data && side > 0;
     if (on && tintFrom !== t) { if (tint) gl.deleteTexture(tint); tint = texture(gl, unpacked(t.data), [t.D, t.D, t.D]); tintFrom = t; }
     const bend = x => (x - t.lo)/(t.hi - t.lo);
-    use(gl, card.surface, { ...base, low: base.beyond(map, 0), high: base.beyond(map, 1), one: a.voxels, two: b.voxels, roomOne: a.room, roomTwo: b.room, fillOne: fill(a, map), fillTwo: fill(b, it.mixed ? next : map), units: units(map, next), tint: on ? tint : card.none, ramp: card.ramp,
+    const within = [[a, map], [b, it.mixed ? next : map]].map(([x, m]) => x.bounds(scaled(m, side*it.level, whose), side)), least = (x, y) => x.map((v, i) => Math.min(v, y[i])), most = (x, y) => x.map((v, i) => Math.max(v, y[i]));
+    use(gl, card.surface, { ...base, low: most(base.beyond(map, 0), least(within[0].lo, within[1].lo)), high: least(base.beyond(map, 1), most(within[0].hi, within[1].hi)), one: a.voxels, two: b.voxels, roomOne: a.room, roomTwo: b.room, fillOne: fill(a, map), fillTwo: fill(b, it.mixed ? next : map), units: units(map, next), tint: on ? tint : card.none, ramp: card.ramp,
       tinted: on ? 1 : 0, tintAt: on ? [t.box, t.shift, bend(get('tint_range')[0]), bend(get('tint_range')[1])] : [1, 0, 0, 1], colour: rgb(side > 0 ? it.colour : get('negative_colour')),
       box: map.box, shift: map.shift, voxels: a.D, grain: a.grain, mixed: it.mixed, level: side*level, side, alpha: it.alpha, fine });
     gl.drawArrays(gl.TRIANGLES, 0, 3);
@@ -392,7 +400,7 @@ function render({ model, el: host }) {
     asked = false;
     if (gone || gl.isContextLost() || !visible || !box.clientWidth) return;
     fit();
-    const { W, H } = cells(), scale = pace ? Math.min(dpr(), Math.max(.3, Math.sqrt(40/pace/W/H))) : .5, start = performance.now();
+    const { W, H } = cells(), scale = pace ? Math.min(dpr(), Math.max(.25, Math.sqrt(30/pace/W/H))) : .5, start = performance.now();
     draw(scale, 1); card.wait();
     const now = (performance.now() - start)/(W*H*scale*scale);
     pace = pace ? .7*pace + .3*now : now;
