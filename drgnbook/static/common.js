@@ -30,7 +30,7 @@ function keys(root) {
 }
 
 // A labelled field: slider, number, choice, check box.
-function field(text, node) { return el('label', { class: 'drgn-field' }, el('span', {}, text), node); }
+function field(text, node) { return el('label', { class: 'drgn-field' }, text ? el('span', {}, text) : null, node); }
 function slider(text, min, max, step, value, act) { return field(text, el('input', { type: 'range', min, max, step, $: { value }, oninput: event => act(+event.target.value) })); }
 function choice(text, options, value, act) {
   return field(text, el('select', { onchange: event => act(event.target.value) }, options.map(o => el('option', { value: o, $: { selected: o === value } }, o))));

@@ -28,7 +28,7 @@ function panel(title, body, more) { return el('figure', {}, el('figcaption', {},
 
 // The cloud: how many particles are where, brighter where there are more; the particles whose maps are shown are numbered.
 function cloud(now, theme) {
-  const count = unpacked(now.density), [n] = count.shape, top = Math.max(...count), shade = v => Math.log1p(v) / Math.log1p(top), small = el('canvas', { $: { width: n, height: n } }), ctx = small.getContext('2d'), pixels = ctx.createImageData(n, n);
+  const count = unpacked(now.density), [n] = count.shape, top = Math.max(...count), dim = theme.dark ? .2 : 0, shade = v => dim + (1 - dim) * Math.log1p(v) / Math.log1p(top), small = el('canvas', { $: { width: n, height: n } }), ctx = small.getContext('2d'), pixels = ctx.createImageData(n, n);
   count.forEach((v, i) => {
     const y = n - 1 - Math.floor(i / n), o = 4 * (y * n + i % n), s = shade(v) * (VIRIDIS.length - 1.001), c = VIRIDIS[Math.floor(s)], d = VIRIDIS[Math.floor(s) + 1], f = s % 1;
     for (let k = 0; k < 3; k++) pixels.data[o + k] = c[k] + f * (d[k] - c[k]);
@@ -63,6 +63,7 @@ export default {
     const more = el('input', { type: 'number', min: 1, max: 1000, $: { value: 5 }, 'aria-label': 'epochs to add', style: 'width:64px' });
     const pause = button('pause', 'p', () => tell(model, pause.textContent)), stop = button('stop', 's', () => tell(model, 'stop'), { title: 'write a checkpoint and end' });
     const save = button('checkpoint', 'c', () => tell(model, 'checkpoint'), { title: 'write a checkpoint now' }), add = button('extend', 'e', () => tell(model, 'extend', [+more.value]), { title: 'train so many epochs more' });
+    let plane = 'PCA';
     const charts = el('div', { class: 'drgn-charts' }), looks = el('div', { class: 'drgn-looks' });
     f.root.append(el('div', { class: 'drgn-row' }, name, state, el('span', { style: 'flex:1' }), pause, stop, save, el('label', { class: 'drgn-field' }, add, more, 'epochs')), bar, numbers, words, charts, looks);
 
@@ -81,14 +82,18 @@ export default {
       const shift = [{ name: 'moved / radius', y: s.moved || [], colour: PALETTE[2], range: [0, 1] }, { name: 'cosine', y: s.cosine || [], colour: PALETTE[3] }], maps = [{ name: 'median', y: s.correlation || [], colour: PALETTE[0] }, { name: 'worst', y: s.worst || [], colour: PALETTE[5], dash: '4 3' }];
       charts.replaceChildren(panel('loss', chart('loss over epochs', h.epoch || [], loss), legend(loss)), ...(model.get('zdim') ? [panel('shift of z', chart('shift of z from epoch to epoch', s.epoch || [], shift), legend(shift))] : []), panel('map to map', chart('correlation of maps from epoch to epoch', s.epoch || [], maps), legend(maps)));
       words.textContent = model.get('verdict');
-      looks.replaceChildren(...(now.maps ? [...(now.at.length ? [panel(`particles, epoch ${now.epoch}`, cloud(now, theme()), el('span', { class: 'drgn-dim' }, 'principal plane'))] : []), panel(`densities, epoch ${now.epoch}`, gallery(now), el('span', { class: 'drgn-dim' }, 'surface, section'))] : []));
+      looks.replaceChildren(...(now.maps ? [...(now.at.length ? [crowd(now)] : []), panel(`densities, epoch ${now.epoch}`, gallery(now), el('span', { class: 'drgn-dim' }, 'surface, section'))] : []));
+    }
+    function crowd(now) {      // of the principal plane, or of UMAP where there is one
+      const umap = model.get('umap'), seen = plane === 'UMAP' && umap.density ? umap : now;
+      return panel(`particles, epoch ${seen.epoch}`, cloud(seen, theme()), umap.density ? choice('as', ['PCA', 'UMAP'], plane, v => { plane = v; draw(); }) : el('span', { class: 'drgn-dim' }, 'principal plane'));
     }
     function gallery(now) {
       const maps = unpacked(now.maps), [q, two, h, w] = maps.shape, cut = i => maps.subarray(i * h * w, (i + 1) * h * w);
       return el('div', { class: 'drgn-maps' }, Array.from({ length: q }, (_, i) => el('div', {}, grey(cut(2 * i), w, h, 84, `surface of map ${i + 1}`), grey(cut(2 * i + 1), w, h, 84, `section of map ${i + 1}`), el('span', {}, String(i + 1)))));
     }
     f.on('change:live', status);
-    for (const it of ['history', 'signs', 'now', 'verdict']) f.on(`change:${it}`, draw);
+    for (const it of ['history', 'signs', 'now', 'umap', 'verdict']) f.on(`change:${it}`, draw);
     f.end(onTheme(f.root, draw));
     status(); draw();
     return f.ends;
