@@ -252,3 +252,16 @@ def test_lab(lab, fitted):
     value(kernel, '[setattr(ex, "selected", [0, 1, 2])]')                # and Python sets it
     w.page.wait_for_function('document.querySelector(".drgn-counts").textContent.startsWith("3 of 200")')
     w.clean(); w.page.close()
+
+
+def test_half_a_run(fitted, tmp_path):
+    "No checkpoint is an error that says so; lost particles are a sentence, and the map and the density stay."
+    from shutil import copytree, rmtree
+    from drgnbook.run import RunError
+    half = copytree(fitted.folder, tmp_path/'half')
+    (half/fitted.config['particles']).unlink()
+    ex = explore(half); ex.work.wait()
+    assert fitted.config['particles'] in ex.said and ex.has == ['density']
+    ex.picked = 3; ex.work.wait(); assert ex.density['who'] == 3
+    rmtree(half/'checkpoints')
+    with pytest.raises(RunError, match='no checkpoint yet'): explore(half)
