@@ -254,7 +254,7 @@ def view(volumes,             # a `Volume`, the path of a map, or a list of them
     tint, ends = _tint(colour, colour_name, vs[0], maps[0])
     mid = dict(corner=[vs[0].D//2*vs[0].apix]*3, centre=[0.]*3)
     atoms = trace(model, mid[origin] if isinstance(origin, str) else origin) if model is not None else {}
-    return View(vs, maps, colour, panels=layout, tint=tint, tint_range=ends, model=atoms, **{**_first_look(maps, layout, difference, bool(atoms)), **state})
+    return View(vs, maps, colour, panels=layout, tint=tint, tint_range=ends, model=atoms, **{**_first_look(maps, layout, difference, atoms), **state})
 
 def _maps(vs, names):
     "All maps as the page needs them: 8 MB at first, shared out."
@@ -269,7 +269,7 @@ def _first_look(maps, layout, difference, atoms):
     opacity = [.25, 1.] if difference else [.35]*n if atoms else [1.]*(n if layout != 'over' else 1) + [.45]*(n - 1 if layout == 'over' else 0)
     level = [first_level(maps[0]), 4.] if difference else [first_level(m) for m in maps]
     return dict(level=level, colours=colours, opacity=opacity, negative=[difference and i == 1 for i in range(n)], shown=[True]*n, linked=not difference and layout != 'over',
-                zoom=min(6., maps[0]['box']/2/(1.08*max(m['radius'] for m in maps[:1 if difference else n]))))
+                zoom=min(6., maps[0]['box']/2/(1.08*max(atoms.get('reach', 0.)/1.1, *(m['radius'] for m in maps[:1 if difference else n])))))
 
 # %% ../nbs/api/61_view.ipynb #16d9cad7
 @patch
