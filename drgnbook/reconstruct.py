@@ -12,7 +12,7 @@ from torch import Tensor
 from jaxtyping import Float, Complex, Int
 
 # %% ../nbs/api/33_reconstruct.ipynb #d4f272e4
-from .fourier import Lattice, ft, ift, shell_mean, shift
+from .fourier import Lattice, ift, shell_mean, shift
 from .pose import Pose, point_group
 from .volume import Volume, grid, radius, sphere_mask, fsc, resolution
 from .forward import seam
@@ -57,9 +57,11 @@ class Accumulator:
 # %% ../nbs/api/33_reconstruct.ipynb #72d7e535
 def _pooled(weight, r, D):
     "The weight of each place and of its neighbours within the reach of the particle's ball; times r first, as slices crowd at the centre by 1/r."
-    x = grid(2*D, weight.device).norm(dim=-1)/(.84*D)      # 1: the ball's diameter
+    k = torch.fft.fftfreq(2*D, .42, device=weight.device)      # voxels over the ball's diameter .84 D: 1 is the end of the autocorrelation
+    x = (k[:, None, None]**2 + k[:, None]**2 + k**2).sqrt_().clamp_(max=1)
     r = r.clamp(min=.5)
-    return ft(ift((weight*r).to(torch.cfloat), 3)*(1 - 1.5*x + .5*x**3)*(x < 1), 3).real.clamp(min=0)/r
+    near = torch.fft.irfftn((weight*r).to(torch.cfloat)).mul_(1 - 1.5*x + .5*x**3)
+    return torch.fft.rfftn(near).real.clamp(min=0)/r
 
 class Solver:
     "Maps from the sums of an `Accumulator`, at any Wiener constant."
@@ -83,9 +85,9 @@ class Solver:
 
     def map(self, inverse_snr: Float[Tensor,'s'], apix: float) -> Volume:
         "The density inside the ball; projections of it are in units of a pixel's noise."
-        o, dim = self.D//2, torch.sinc(grid(self.D, self.data.device)/self.P).prod(-1)
+        o, ax = self.D//2, torch.sinc((torch.arange(self.D, device=self.mean.device) - self.D//2)/self.P)
         v = ift(self.transform(inverse_snr), 3)[o:o+self.D, o:o+self.D, o:o+self.D]
-        return Volume(v/dim*sphere_mask(self.D, device=v.device)*self.D, apix)
+        return Volume(v/(ax*ax[:, None]*ax[:, None, None])*sphere_mask(self.D, device=v.device)*self.D, apix)
 
 def _smooth(x, width=5):
     "A running mean, its ends continued."
@@ -167,5 +169,6 @@ def solve(accs, apix, mask=None) -> Reconstruction:
     halves = tuple(s.map(flat, apix) for s in solvers)
     curve = fsc(*halves, sphere_mask(halves[0].D, device=halves[0].data.device) if mask is None else mask)
     tau = snr_of(curve)
-    whole, filtered = (solvers[0] + solvers[1]).map(tau/2, apix), [s.map(tau, apix) for s in solvers]
+    whole, gain = (solvers[0] + solvers[1]).map(tau/2, apix), torch.cat([1/(1 + tau), tau.new_zeros(1)]).to(curve)
+    filtered = [v.filter(lambda k: gain[k.round().long().clamp(max=v.D//2)]) for v in halves]
     return Reconstruction(replace(whole, data=whole.data*radial(filtered)), halves, curve)
