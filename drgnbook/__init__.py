@@ -24,6 +24,7 @@ reconstruct
 subspace
 basis
 model
+postprocess
 cluster
 run
 train
