@@ -25,10 +25,12 @@ subspace
 basis
 model
 postprocess
+verify
 cluster
 run
 train
 landscape
+evidence
 '''.split()
 
 # They are loaded when the first name is asked for: torch takes a second, and `drgnbook --help` needs none of them.
