@@ -32,7 +32,7 @@ def neighbourhoods(N: int, least=100) -> list:
 @dataclass(frozen=True)
 class Evidence:
     "What the particles near a point say, beside what the decoder draws there."
-    z: np.ndarray
+    z: np.ndarray|None
     volume: Volume                      # from the particles
     halves: tuple
     fsc: Float[Tensor,'s']              # of the two half-maps
@@ -110,12 +110,12 @@ def evidence(self: Run, z=None,      # a point of the latent space, `(zdim,)`
     ps, w = self.particles, _weights(self)
     if self.options['pose'] != 'given': ps = ps.with_poses(self.pose)
     half = halves_of(ps)
-    sizes = _sizes(order, distance, half, w, radius)
+    sizes = _sizes(order, distance, half, w, radius if self.options['zdim'] else np.inf)      # without a latent space, all
     found = list(_by_size(ps, order, half, w, sizes))
     n, rec, _ = min(found, key=lambda x: x[2])
     v, decoder, used = rec.volume, self.volume(z), w[order[:n]]
     mask = sphere_mask(v.D) if mask is None else mask
-    return Evidence(z, v, rec.halves, fsc(*rec.halves, mask), float(used.sum()**2/used.square().sum()), float(distance[n - 1]), [(m, float(distance[m - 1]), s) for m, _, s in found], decoder, fsc(v, decoder, mask))
+    return Evidence(None if z is None else np.asarray(z), v, rec.halves, fsc(*rec.halves, mask), float(used.sum()**2/used.square().sum()), float(distance[n - 1]), [(m, float(distance[m - 1]), s) for m, _, s in found], decoder, fsc(v, decoder, mask))
 
 def _show(e: Evidence):
     "Both maps, the FSCs, and what cross-validation said; returns a matplotlib figure."

@@ -31,9 +31,9 @@ class Sample:
     ctf: CTF
     half: Int[Tensor,'b']
 
-def draw_sample(ps: Particles, n=2000, rings=20) -> Sample:
-    "Up to `n` images, spread over the set."
-    i = np.unique(np.linspace(0, len(ps) - 1, min(n, len(ps))).astype(int))
+def draw_sample(ps: Particles, n=2000, rings=16) -> Sample:
+    "Up to `n` images, at random: every second one may all be of one half."
+    i = np.sort(np.random.default_rng(0).permutation(len(ps))[:n])
     ps, r = ps[i], min(rings, ps.D//2 - 1)
     lattice = Lattice(2*r + 2, ps.apix*ps.D/(2*r + 2), r)
     parts = [ps.cache()[rows][:, :len(lattice)] for rows in np.array_split(ps.rows, -(-len(ps)//200))]
@@ -72,26 +72,27 @@ WAYS = {      # what is asked: what is tried instead, of pose, CTF and what is d
     'CTF': {'none': _values(torch.ones_like), 'its absolute value (phases flipped before)': _values(torch.abs), 'that of other particles': _values(_roll),
             'defocus of the other sign': lambda p, c, v: (p, replace(c, dfu=-c.dfu, dfv=-c.dfv), v)}}
 
-def compare(s: Sample, told) -> 'pd.DataFrame':      # told: pose, CTF, and what is done with its values
-    "Each way: how much it explains an image, how far half-maps agree, and by how many standard errors it is better than what was told."
-    see = lambda p, c, v: explained(s, p, v(c(s.lattice.freqs)))
-    given, maps = see(*told)
-    ball, rows = sphere_mask(s.lattice.D), []
-    for what, name, way in [('', 'as told', lambda *x: x), *((what, name, way) for what, ways in WAYS.items() for name, way in ways.items())]:
-        e, maps = see(*way(*told))
+def compare(s: Sample, told):      # told: pose, CTF, and what is done with its values
+    "A table of all ways: how much each explains an image, how far half-maps agree, by how many standard errors it is better than what was told; and the maps as told."
+    ball, ways = sphere_mask(s.lattice.D), [(what, name, way) for what, ways in WAYS.items() for name, way in ways.items()]
+    rows, given = [], None
+    for what, name, way in [('', 'as told', lambda *x: x), *ways]:
+        pose, ctf, values = way(*told)
+        e, maps = explained(s, pose, values(ctf(s.lattice.freqs)))
+        given, own = (e, maps) if given is None else (given, own)
         d = e - given
         rows.append((what, name, float(e.mean()), float(fsc(*maps, ball)[1:].mean()), float(d.mean()/(d.std()/len(d)**.5).clamp(min=1e-9))))
-    return pd.DataFrame(rows, columns=['what', 'instead', 'explained', 'fsc', 'better by (σ)'])
+    return pd.DataFrame(rows, columns=['what', 'instead', 'explained', 'fsc', 'better by (σ)']), own
 
 def mend(s: Sample, sure):
     "Take the way that is better beyond doubt, and ask again with it, until none is: what was mended, the first and the last table, and the maps."
     told, mended, first = (s.pose, s.ctf, _same), {}, None
     for _ in range(len(WAYS) + 1):
-        table = compare(s, told)
+        table, maps = compare(s, told)
         first, best = table if first is None else first, table.loc[table['better by (σ)'].idxmax()]
         if best['better by (σ)'] <= sure or best.what in mended: break
         mended[best.what], told = best, WAYS[best.what][best.instead](*told)
-    return mended, first, table, explained(s, told[0], told[2](told[1](s.lattice.freqs)))[1]
+    return mended, first, table, maps
 
 # %% ../nbs/api/38_verify.ipynb #25d4fe53
 def lean(maps) -> float:
@@ -133,7 +134,7 @@ def _contrast(maps, table, sure):
 @patch
 @torch.no_grad()
 def verify(self: Particles, n=2000,       # images in the sample
-           rings=20,                      # how far out they are looked at
+           rings=16,                      # how far out they are looked at
            sure=4.,                       # standard errors beyond which it is said
           ) -> Verdict:
     "Backproject a sample and say whether contrast, shifts, poses and CTF fit, by trying the alternatives."
