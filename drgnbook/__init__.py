@@ -24,6 +24,8 @@ reconstruct
 subspace
 basis
 model
+postprocess
+verify
 cluster
 run
 train
@@ -31,6 +33,7 @@ fit
 landscape
 convergence
 paths
+evidence
 occupancy
 states
 widget

@@ -52,7 +52,7 @@ class Lattice:
         k = _half_disc(self.D, r).to(self.device)
         radius = k.float().norm(dim=-1)
         self.__dict__.update(r=r, k=k, freqs=k/(self.D*self.apix), radius=radius, shell=radius.round().long(),
-                             flat=(k[:, 1] % self.D)*(self.D//2 + 1) + k[:, 0])
+                             flat=(k[:, 1] % self.D)*(self.D//2 + 1) + k[:, 0], sign=1. - 2*(k.sum(-1) % 2))
 
     def __len__(self): return len(self.k)
     def to(self, device): return replace(self, device=device)
@@ -62,7 +62,7 @@ class Lattice:
 def take(self: Lattice, img: Float[Tensor,'*b D D']) -> Complex[Tensor,'*b n']:
     "The Fourier coefficients of images, in the order of the lattice."
     if img.shape[-1] != self.D: raise ValueError(f'the lattice is for {self.D} px, found images of {img.shape[-1]} px')
-    return ft(img).flatten(-2)[..., self.flat]
+    return torch.fft.rfft2(img).flatten(-2).index_select(-1, self.flat)*self.sign      # the sign moves the origin to the centre
 
 @patch
 def put(self: Lattice, f: Complex[Tensor,'*b n']) -> Float[Tensor,'*b D D']:

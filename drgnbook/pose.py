@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['euler_to_R', 'R_to_euler', 'rotvec_to_R', 'R_to_rotvec', 'sixd_to_R', 'R_to_sixd', 'angle_between',
-           'random_rotations', 'Pose']
+           'random_rotations', 'Pose', 'point_group']
 
 # %% ../nbs/api/01_pose.ipynb #6405abe2
 from dataclasses import dataclass
@@ -84,3 +84,25 @@ def slice(self: Pose, freqs: Float[Tensor,'n 2']) -> Float[Tensor,'b n 3']:
 def view(self: Pose) -> Float[Tensor,'b 3']:
     "The viewing direction in the particle's frame: the axis that projection sums over."
     return self.R[:, 2]
+
+# %% ../nbs/api/01_pose.ipynb #4be63b31
+_GOLD = (1 + 5**.5)/2
+_AXES = dict(T=[(3, (0, 0, 1)), (2, (0, 2**.5, 1))], O=[(3, (1, 1, 1)), (4, (0, 0, 1))],      # fold, axis
+             I=[(2, (0, 0, 1)), (5, (1, 0, _GOLD))], I1=[(2, (1, 0, 0)), (5, (_GOLD, 0, -1))])
+
+def _axes_of(name):
+    "The rotations that generate a group, as `(fold, axis)`."
+    name = str(name).upper()
+    if name in ('I2', *_AXES): return _AXES['I' if name == 'I2' else name]
+    n = int(name[1:]) if name[:1] in ('C', 'D') and name[1:].isdecimal() else 0
+    if not n: raise ValueError(f'a symmetry is Cn, Dn, T, O, I or I1, such as C1 or D7; found {name!r}')
+    return [(n, (0, 0, 1)), *([(2, (1, 0, 0))] if name[0] == 'D' else [])]
+
+def point_group(name='C1') -> Float[Tensor,'g 3 3']:
+    "The rotations of a point group, the identity first; axes as in RELION."
+    turns = [rotvec_to_R(np.array(axis)/np.linalg.norm(axis)*360/fold) for fold, axis in _axes_of(name)]
+    group = [np.eye(3)]
+    for R in group:      # it grows while it is read
+        for S in (R @ T for T in turns):
+            if not any(np.abs(S - known).max() < 1e-6 for known in group): group.append(S)
+    return torch.tensor(np.array(group), dtype=torch.float32)

@@ -1,0 +1,70 @@
+"""Backprojection beside `cryodrgn backproject_voxel`: the same files, each program from its start to its end, in turn.
+
+    sh benchmarks/peer_env.sh .peer
+    python benchmarks/backproject.py [--peer .peer/bin/python] [--D 128] [--n 2000] [--repeats 3]
+
+`ours` includes reading and transforming the stack (an empty cache), poses and CTFs, half-maps, FSC and the map; so does the peer's. Images a second: those of n images, whole program; and what one more image costs, from a fifth of the set and all of it.
+"""
+import re, statistics, sys, tempfile
+from dataclasses import replace
+from pathlib import Path
+import torch
+from fastcore.script import call_parse
+from drgnbook import Volume, fsc, large_subunit, resolution, simulate, sphere_mask
+from sets import Peer, child, machine
+
+OURS = '''
+import sys, time
+from drgnbook import Particles, reconstruct
+start = time.perf_counter()
+ps = Particles.read(sys.argv[1])[:int(sys.argv[2])]
+ps.cache(); cached = time.perf_counter()
+rec = reconstruct(ps)
+rec.volume.save(sys.argv[3]); ((rec.halves[0] + rec.halves[1])*.5).save(sys.argv[4])
+print('took', cached - start, time.perf_counter() - start)
+'''
+
+
+def make(folder, n, D, snr, seed):
+    "One state of the large subunit, no junk."
+    whole = large_subunit()
+    one = replace(whole, xyz=whole.xyz[20:21], states=('whole',), occupancy=torch.ones(1, len(whole.blocks)), proportions=torch.ones(1))
+    return simulate(one, n=n, D=D, snr=snr, junk=0., seed=seed, out=folder)
+
+
+def score(v, truth, tight):
+    "Mean FSC with the truth over all shells, in the whole box, a ball and a tight mask; pixels at FSC = 0.5 in the whole box."
+    curves = [fsc(v, truth, m) for m in (None, sphere_mask(truth.D), tight)]
+    return [truth.D/resolution(curves[0]), *(float(c[1:].mean()) for c in curves)]
+
+
+@call_parse
+def main(peer: str = '.peer/bin/python', D: int = 128, n: int = 2000, snr: float = .05, repeats: int = 3, threads: int = 2, seed: int = 0,
+         tmp: str = ''):      # scratch folder; the system's if not given
+    "Time both, compare both with the truth."
+    head = machine()
+    with tempfile.TemporaryDirectory(dir=tmp or None) as folder:
+        folder, them = Path(folder), Peer(peer)
+        ps = make(folder/'set', n, D, snr, seed)
+        them.parse(folder/'set')
+        def theirs(m):
+            used = child(them.command('backproject_voxel', folder/'set/particles.mrcs', '--poses', folder/'set/poses.pkl', '--ctf', folder/'set/ctf.pkl', '--first', m, '-o', folder/'peer'), threads)
+            return used.seconds, float(re.search(r'images in ([\d.]+)s', used.output)[1]), used.memory
+        def ours(m):
+            used = child([sys.executable, '-c', OURS, folder/'set/particles.star', m, folder/'ours.mrc', folder/'unfiltered.mrc'], threads)
+            cache, took = map(float, used.output.split('took')[1].split())
+            return used.seconds, took, used.memory, cache
+        few, rows = n//5, []
+        for _ in range(repeats): rows.append((ours(few), theirs(few), ours(n), theirs(n)))
+        med = lambda j, k: statistics.median(r[j][k] for r in rows)
+        us, them_ = ((med(j + 2, 0), n/med(j + 2, 0), (n - few)/(med(j + 2, 0) - med(j, 0)), med(j + 2, 2)) for j in (0, 1))
+        truth = Volume.load(next((folder/'set/truth').glob('*.mrc')))
+        tight = truth.mask(dilate=5*ps.apix, edge=5*ps.apix)
+        maps = {'drgnbook': Volume.load(folder/'ours.mrc'), 'drgnbook, mean of the unfiltered half-maps': Volume.load(folder/'unfiltered.mrc'), 'cryodrgn': replace(Volume.load(folder/'peer/backproject.mrc'), apix=ps.apix)}
+        print(f'{head}; {them.version()}; {threads} threads, seed {seed}, D = {D}, {n} images, SNR {snr}, median of {repeats} interleaved runs\n')
+        print('| | seconds | images/s | images/s of one more | peak GB |\n|---|---|---|---|---|')
+        print(f'| drgnbook reconstruct | {us[0]:.1f} | {us[1]:.0f} | {us[2]:.0f} | {us[3]:.2f} |\n| cryodrgn backproject_voxel | {them_[0]:.1f} | {them_[1]:.0f} | {them_[2]:.0f} | {them_[3]:.2f} |\n| ratio | {them_[0]/us[0]:.1f} | {us[1]/them_[1]:.1f} | {us[2]/them_[2]:.1f} | |')
+        ratio = sorted(t[0]/u[0] for _, _, u, t in rows)
+        print(f'\nRatio of the {repeats} pairs: {ratio[0]:.1f} to {ratio[-1]:.1f}. Of our seconds {med(2, 3):.1f} go into the cache. 100,000 images, by these figures (an estimate): {us[0] + (1e5 - n)/us[2]:.0f} s; cryodrgn {them_[0] + (1e5 - n)/them_[2]:.0f} s.\n')
+        print('| against the truth | px at FSC = 0.5 | mean FSC, whole box | in a ball | in a tight mask |\n|---|---|---|---|---|')
+        for name, v in maps.items(): print(f'| {name} | ' + ' | '.join(f'{x:.3f}' for x in score(v, truth, tight)) + ' |')

@@ -1,0 +1,211 @@
+"Maps from particles: sums against a naive loop, symmetry, weights, bounded memory; and what verify, evidence and postprocess say of sets in order and out of it."
+import json
+from dataclasses import replace
+
+import numpy as np, pytest, torch
+from drgnbook.assembly import large_subunit
+from drgnbook.evidence import _sizes
+from drgnbook.fourier import Lattice, shift
+from drgnbook.forward import Blobs
+from drgnbook.particles import Cache, Particles
+from drgnbook.pose import Pose, point_group, random_rotations
+from drgnbook.postprocess import postprocess
+from drgnbook.reconstruct import Accumulator, Reconstruction, Solver, reconstruct
+from drgnbook.simulate import simulate
+from drgnbook.fit import fit
+from drgnbook.verify import Verdict
+from drgnbook.volume import Volume, fsc, sphere_mask
+
+pytestmark = pytest.mark.filterwarnings('ignore:.*machine stamp')      # cryoDRGN's files have none
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory, monkeypatch):
+    "Neither the shared folder nor another test is written to"
+    monkeypatch.setenv('DRGNBOOK_CACHE', str(tmp_path_factory.getbasetemp()/'cache'))
+
+def one_state():
+    whole = large_subunit()
+    return replace(whole, xyz=whole.xyz[20:21], states=('whole',), occupancy=torch.ones(1, len(whole.blocks)), proportions=torch.ones(1))
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory): return tmp_path_factory.mktemp('sets')
+
+@pytest.fixture(scope='module')
+def ps(folder): return simulate(one_state(), n=600, D=32, snr=.2, junk=0., out=folder/'one')
+
+@pytest.fixture(scope='module')
+def truth(folder, ps): return Volume.load(next((folder/'one/truth').glob('*.mrc')))
+
+def turned(ps, **columns): return replace(ps, md=replace(ps.md, table=ps.table.assign(**columns)))
+
+
+# The sums
+
+def test_sums_are_what_a_loop_adds():
+    "Each coefficient at its nearest place, conjugated where it is folded"
+    gen, D = torch.Generator().manual_seed(0), 8
+    lat, R = Lattice(D), random_rotations(3, gen)
+    f, ctf, w = torch.randn(3, len(lat), dtype=torch.cfloat, generator=gen), torch.randn(3, len(lat), generator=gen), torch.tensor([1., 2., .5])
+    acc = Accumulator(D)
+    acc.add(f, ctf, lat.k.float(), R, w)
+    data, weight = torch.zeros(2*D, 2*D, D + 1, dtype=torch.cfloat), torch.zeros(2*D, 2*D, D + 1)
+    for b in range(3):
+        for j, k in enumerate(lat.k.float()):
+            x, y, z = (2*(k @ R[b, :2])).tolist()
+            v = f[b, j]
+            if x < 0: x, y, z, v = -x, -y, -z, v.conj()
+            at = round(z) + D, round(y) + D, round(x)
+            data[at] += v*ctf[b, j]*w[b]; weight[at] += ctf[b, j]**2*w[b]
+    assert torch.allclose(acc.data.view_as(data), data, atol=1e-5) and torch.allclose(acc.weight.view_as(weight), weight, atol=1e-5)
+
+def test_memory_is_bounded(ps, monkeypatch):
+    "However large the set: no more coefficients at a time than half a million"
+    read, rows = Cache.__getitem__, []
+    monkeypatch.setattr(Cache, '__getitem__', lambda self, i: rows.append(len(i)) or read(self, i))
+    many = ps[np.arange(6000) % 600]
+    reconstruct(many)
+    assert sum(rows) == 6000 and max(rows)*len(Lattice(32)) <= 2**19
+
+def test_same_images_same_map(ps):
+    a, b = (reconstruct(ps) for _ in range(2))
+    assert torch.equal(a.volume.data, b.volume.data) and torch.equal(a.fsc, b.fsc)
+
+
+# Symmetry and weights
+
+def test_symmetry_is_every_image_in_every_place(ps):
+    "C3 of some images is C1 of three times as many, turned"
+    G, half = point_group('C3'), (np.arange(100) % 2) + 1
+    few = turned(ps[:100], half=half)
+    thrice = turned(ps[np.tile(np.arange(100), 3)].with_poses(Pose(torch.cat([few.pose.R @ g for g in G]), few.pose.t.repeat(3, 1))), half=np.tile(half, 3))
+    a, b = reconstruct(few, symmetry='C3'), reconstruct(thrice)
+    assert (a.volume.data - b.volume.data).abs().max() < .01*b.volume.data.abs().max()      # poses go through float32 rotation vectors
+
+def test_symmetry_helps(tmp_path):
+    "A molecule of four-fold symmetry, few images: four times as many measurements"
+    gen = torch.Generator().manual_seed(0)
+    part = torch.randn(20, 3, generator=gen)*torch.tensor([15., 15., 20.]) + torch.tensor([30., 0., 0.])
+    G = point_group('D2')
+    mol = Blobs(torch.cat([part @ g.T for g in G]), torch.ones(80), 7.)
+    v = mol.to_volume(32, 8.)
+    ps = simulate({'whole': v}, n=60, D=32, apix=8., snr=.02, junk=0., out=tmp_path/'set')
+    score = lambda s: float(reconstruct(ps, symmetry=s).volume.fsc(v, sphere_mask(32))[1:12].mean())
+    d2, c2, c1, c3 = map(score, ('D2', 'C2', 'C1', 'C3'))
+    assert d2 > c2 + .02 and c2 > c1 + .02 and d2 > c3 + .1, (d2, c2, c1, c3)
+
+def test_weights(ps, truth):
+    "Weight 0 is not there, weight 2 is twice there"
+    w = torch.zeros(600); w[:200] = 1
+    a, b = reconstruct(ps, weights=w), reconstruct(ps[:200])
+    assert torch.allclose(a.volume.data, b.volume.data, atol=1e-4*float(b.volume.data.abs().max()))
+    twice = reconstruct(ps, weights=2*torch.ones(600))
+    assert torch.allclose(twice.fsc, reconstruct(ps).fsc, atol=1e-4)
+    junk = ps.with_poses(Pose(torch.cat([ps.pose.R[:300], random_rotations(300, torch.Generator().manual_seed(1))]), ps.pose.t))
+    good = (torch.arange(600) < 300).float()
+    score = lambda w: float(reconstruct(junk, weights=w).volume.fsc(truth, sphere_mask(32))[1:10].mean())
+    assert score(good) > score(None) + .03
+
+@pytest.mark.parametrize('words, said', [(dict(weights=[1.]*3), '600 numbers'), (dict(weights=[float('nan')]*600), '600 numbers'), (dict(weights=[0.]*600), 'two particles or more, found 0'), (dict(symmetry='Q2'), 'Cn, Dn'),
+                                         (dict(mask=torch.ones(3, 3, 3)), '(3, 3, 3)')])
+def test_reconstruct_says_what_is_wrong(ps, unchecked, words, said):
+    with pytest.raises(ValueError, match=said.replace('(', r'\(').replace(')', r'\)')): reconstruct(ps, **words)
+
+def test_one_half_only(ps):
+    with pytest.raises(ValueError, match='in one half'): reconstruct(ps, weights=(np.arange(600) % 2).astype(float))
+    with pytest.raises(ValueError, match='two particles'): reconstruct(ps[:1])
+
+
+# verify
+
+def broken(ps):
+    "One set, broken in one way each; what has to be said"
+    p, swap = ps.pose, torch.tensor([1., -1., -1.])
+    return {'contrast': replace(ps, sign=-ps.sign), 'shifts': ps.with_poses(Pose(p.R, -p.t)), 'poses': ps.with_poses(Pose(p.R.mT, p.t)),
+            'CTF': turned(ps, dfu=-ps.table.dfu, dfv=-ps.table.dfv)}
+
+@pytest.fixture(scope='module')
+def fine_set(folder): return simulate(one_state(), n=800, D=48, snr=.2, junk=.1, out=folder/'fine')
+
+def test_verify_finds_no_fault(fine_set):
+    said = fine_set.verify(n=400)
+    assert isinstance(said, Verdict) and said.ok and set(said.findings) == {'poses', 'shifts', 'CTF', 'contrast'} and all(x.startswith('fit') for x in said.findings.values()), said
+
+@pytest.mark.parametrize('what', ['contrast', 'shifts', 'poses', 'CTF'])
+def test_verify_names_the_fault(fine_set, what):
+    said = broken(fine_set)[what].verify(n=400)
+    assert said.wrong == (what,), said
+
+def test_verify_names_two_faults(fine_set):
+    both = replace(broken(fine_set)['shifts'], sign=-fine_set.sign).verify(n=400)
+    assert set(both.wrong) == {'contrast', 'shifts'}, both
+
+def test_verify_mirrored_pictures(fine_set):
+    p = fine_set.pose
+    said = fine_set.with_poses(Pose(p.R*torch.tensor([1., -1., -1.])[:, None], p.t*torch.tensor([1., -1.]))).verify(n=400)
+    assert said.wrong == ('poses',) and 'upside down' in said.findings['poses'], said
+
+def test_verify_centred(fine_set):
+    "No shifts: both signs do as well, and it says so"
+    still = fine_set.with_poses(Pose(fine_set.pose.R, torch.zeros_like(fine_set.pose.t))).verify(n=300)
+    assert 'cannot be told' in still.findings['shifts'] or 'none' in still.findings['shifts'] or 'would do as well' in still.findings['shifts'], still
+
+def test_verify_tilts(shared):
+    "1,296 simulated tilt images of 32 px by another program, and each thing turned round"
+    ps = Particles.read(shared/'sim10076_DE/10076_both_32_sim.star', contrast='dark')
+    assert ps.verify().ok, ps.verify()
+    for what, bad in broken(ps).items():
+        if what == 'CTF': continue                                     # with a phase plate, 90°, the sign of the defocus is nothing
+        said = bad.verify()
+        assert what in said.wrong, (what, said)
+
+def test_verify_relion(shared):
+    "24 views of one point by relion_project"
+    ps = Particles.read(shared/'golden/relion_proj_batch.star')
+    said = ps.verify()
+    assert not {'shifts', 'poses'} & set(said.wrong), said
+    for what in ('shifts', 'poses'): assert what in broken(ps)[what].verify().wrong, what
+
+def test_verify_needs_poses(shared):
+    with pytest.raises(ValueError, match='20 particles or more'): Particles.read(shared/'empiar10076/particles/empiar_10076_7.star', contrast='dark').verify()
+
+
+# postprocess
+
+def test_postprocess_of_a_real_map(shared):
+    "Beta-galactosidase with noise: the resolution of the noise, whatever the mask's size"
+    v, gen = Volume.load(shared/'maps/betaGal.mrc').downsample(64), torch.Generator().manual_seed(0)
+    noise = lambda: Volume(torch.randn(64, 64, 64, generator=gen), v.apix).filter(lambda k: .5*float(v.data.std())*(1 + (k/12)**2)).data
+    halves = tuple(Volume(v.data + noise(), v.apix) for _ in range(2))
+    done = postprocess(halves)
+    against = fsc((halves[0] + halves[1])*.5, v, done.mask)
+    true = v.D*v.apix/float((against < .5).nonzero()[0])               # FSC_half = .143 is .5 against the truth
+    assert abs(done.resolution/true - 1) < .15
+    assert done.local.data[done.mask > .9].median() < 3*done.resolution and done.bfactor >= 0
+
+def test_postprocess_takes_what_reconstruct_gives(ps):
+    done = postprocess(reconstruct(ps))
+    assert done.resolution <= ps.D*ps.apix/2 and done.bfactor == 0      # 12 Å a pixel: nothing to fit
+    assert done.show() is not None and 'FSC = 0.143' in repr(done)
+    with pytest.raises(ValueError, match='two half-maps'): postprocess([done.volume])
+
+
+# evidence
+
+def test_evidence_of_one_particle():
+    with pytest.raises(ValueError, match='proves nothing'): _sizes(np.array([0]), np.zeros(1), torch.zeros(1).long(), torch.ones(1), None)
+
+def test_evidence_without_latent_space(folder, ps):
+    "zdim 0: the evidence are all particles"
+    run = fit(ps[:60], zdim=0, epochs=1, width=16, depth=1, out=folder/'flat', device='cpu')
+    e = run.evidence()
+    assert e.n == 60 and e.bandwidth == 0
+    with pytest.raises(ValueError, match='leave z out'): run.evidence([0.])
+
+def test_evidence_reads_the_neighbours_only(folder, ps, monkeypatch):
+    run = fit(ps, zdim=1, z=np.linspace(-1, 1, 600)[:, None].astype(np.float32), epochs=1, width=16, depth=1, out=folder/'line', device='cpu')
+    read, rows = Cache.__getitem__, []
+    monkeypatch.setattr(Cache, '__getitem__', lambda self, i: rows.extend(i.tolist()) or read(self, i))
+    e = run.evidence([-1.], radius=.1)
+    assert sorted(rows) == list(range(30)) and e.n == 30 and abs(e.bandwidth - .0968) < 1e-3      # 600 points, 2/599 apart
+    assert e.tried[0][0] == 30 and e.show() is not None
