@@ -82,6 +82,22 @@ def frames(page, box):
     return np.median(gaps), gaps.max()
 
 
+def measure(lab, tool, n, seed, limit):
+    "One tool's row of the table."
+    notebook(lab.folder/f'{tool}.ipynb', DATA.format(n=n, seed=seed), CELL[tool])
+    w = lab.open(f'{tool}.ipynb', height=1300)
+    w.page.evaluate("jupyterapp.commands.execute('notebook:run-all-cells')")
+    kernel, row = lab.kernel(f'{tool}.ipynb'), [tool]
+    try:
+        seconds, box = shown(w.page, kernel, PLACE[tool], limit); row.append(f'{seconds:.1f} s')
+        seconds, k = lasso(w.page, kernel, box, limit); row += [f'{seconds:.2f} s', f'{k:,}']
+        row.append('%.0f (%.0f) ms' % frames(w.page, box))
+    except Exception as e: row.append(f'{type(e).__name__}: {str(e).splitlines()[0][:80]}')
+    print('| ' + ' | '.join(row) + ' |', flush=True)
+    if tool == 'drgnbook': print(f"<!-- a whole drawing: {w.page.evaluate('document.querySelector(`.drgn-points`).dataset.ms')} ms -->", flush=True)
+    w.page.close(); kernel.shutdown()
+
+
 @call_parse
 def main(n: int = 1_000_000,                              # points
          seed: int = 0,                                   # of the points
@@ -91,17 +107,6 @@ def main(n: int = 1_000_000,                              # points
     print(f'{n:,} points, seed {seed}\n\n| | shown | lasso → Python | selected | frame while zooming, median (worst) |\n|---|---|---|---|---|')
     with tempfile.TemporaryDirectory() as folder, chromium() as browser:
         lab = Lab(folder, browser)
-        for tool in tools.split(','):
-            notebook(lab.folder/f'{tool}.ipynb', DATA.format(n=n, seed=seed), CELL[tool])
-            w = lab.open(f'{tool}.ipynb', height=1300)
-            w.page.evaluate("jupyterapp.commands.execute('notebook:run-all-cells')")
-            kernel, row = lab.kernel(f'{tool}.ipynb'), [tool]
-            try:
-                seconds, box = shown(w.page, kernel, PLACE[tool], limit); row.append(f'{seconds:.1f} s')
-                seconds, k = lasso(w.page, kernel, box, limit); row += [f'{seconds:.2f} s', f'{k:,}']
-                row.append('%.0f (%.0f) ms' % frames(w.page, box))
-            except Exception as e: row.append(f'{type(e).__name__}: {str(e).splitlines()[0][:80]}')
-            print('| ' + ' | '.join(row) + ' |', flush=True)
-            if tool == 'drgnbook': print(f"<!-- a whole drawing: {w.page.evaluate('document.querySelector(`.drgn-points`).dataset.ms')} ms -->", flush=True)
-            w.page.close(); kernel.shutdown()
-        lab.close()
+        try:
+            for tool in tools.split(','): measure(lab, tool, n, seed, limit)
+        finally: lab.close()
