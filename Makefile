@@ -48,7 +48,7 @@ export: $(READY)
 
 notebooks: $(READY)
 	for nb in $(NB); do \
-	  $(BIN)/jupyter nbconvert --to notebook --execute --inplace $$nb && $(BIN)/nbdev_clean --fname $$nb || exit 1; done
+	  $(BIN)/jupyter nbconvert --to notebook --execute --inplace $$nb && $(BIN)/nbdev_clean --fname $$nb && $(BIN)/python tools/still.py $$nb || exit 1; done
 
 bench: $(READY)
 	$(BIN)/python benchmarks/imports.py

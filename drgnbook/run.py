@@ -148,7 +148,7 @@ def granted(self: Run, *wishes):
 # %% ../nbs/api/40_run.ipynb #e25f6b5d
 def last_checkpoint(run: Run) -> Path:
     "The folder of the last checkpoint."
-    if not run.checkpoints: raise RunError(f'{run.folder} has no checkpoint yet: wait for the first epoch, or run.resume()')
+    if not run.checkpoints: raise RunError(f'{run.folder} has no checkpoint yet: run.wait() for the first epoch, or run.resume()')
     return run.checkpoints[-1]
 
 def _flat(optimiser): return {f'{i}.{k}': torch.as_tensor(v).contiguous() for i, s in optimiser.state_dict()['state'].items() for k, v in s.items()}

@@ -102,7 +102,7 @@ class Lab:
         w.page.goto(f'http://127.0.0.1:{self.port}/lab/tree/{notebook}?reset')
         w.page.wait_for_selector('.jp-NotebookPanel:not(.lm-mod-hidden) .jp-Cell', timeout=60_000)
         w.page.wait_for_function("() => jupyterapp.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'", timeout=60_000)
-        if dark: w.page.evaluate("jupyterapp.commands.execute('apputils:change-theme', { theme: 'JupyterLab Dark' })"); w.page.wait_for_selector("body[data-jp-theme-light=false]")
+        if dark: w.page.evaluate("jupyterapp.commands.execute('apputils:change-theme', { theme: 'JupyterLab Dark' })"); w.page.wait_for_selector("body[data-jp-theme-light=false]", state='attached')
         return w
 
     def kernel(self, notebook):
