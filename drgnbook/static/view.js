@@ -67,7 +67,7 @@ void main() {
 
 const SECTION = `#version 300 es
 precision highp float; precision highp sampler3D;
-uniform sampler3D one, two; uniform vec3 middle, across, up, colour, back, hairX, hairY; uniform vec2 hair, size, units; uniform float mixed, level, black, white;
+uniform sampler3D one, two; uniform vec3 middle, across, up, colour, hairX, hairY; uniform vec2 hair, size, units; uniform float mixed, level, black, white;
 in vec2 at; out vec4 seen;
 void main() {
   vec3 p = middle + across*at.x + up*at.y;
@@ -366,7 +366,7 @@ function render({ model, el: host }) {
     const it = c.items[0], { map } = live[it.i], a = of(it.i, true), b = it.mixed ? of(it.j, true) : a, cross = get('cross'), e = x => AXES.map(y => +(x === y)), [u, v, w] = s.axes;
     const r = near(map), middle = AXES.map((x, i) => x === w ? tex(map, cross[i]) : map.shift), where = x => cross[AXES.indexOf(x)]/map.box/r;
     if (a.D !== b.D) return;
-    use(gl, card.section, { one: a.voxels, two: b.voxels, middle, across: e(u).map(x => x*r), up: e(v).map(x => x*r), colour: rgb(it.colour), back: [0, 0, 0], hairX: HAIRS[u], hairY: HAIRS[v], hair: [where(u), where(v)], size: [s.w*px, s.h*px],
+    use(gl, card.section, { one: a.voxels, two: b.voxels, middle, across: e(u).map(x => x*r), up: e(v).map(x => x*r), colour: rgb(it.colour), hairX: HAIRS[u], hairY: HAIRS[v], hair: [where(u), where(v)], size: [s.w*px, s.h*px],
       mixed: it.mixed, units: units(map, live[it.j].map), level: scaled(map, it.level, live[it.k].map), black: scaled(map, -2), white: .85 });
     gl.disable(gl.DEPTH_TEST); gl.drawArrays(gl.TRIANGLES, 0, 3);
   }
@@ -394,12 +394,12 @@ function render({ model, el: host }) {
   function changed(quick = true, patience = 180) {       // ms until it counts as resting
     resting++; root.dataset.state = 'moving'; clearTimeout(timer);
     if (quick && !asked) { asked = true; requestAnimationFrame(moving); }
-    timer = setTimeout(rest, quick ? patience : 0);
+    timer = setTimeout(rest, quick || patience > 180 ? patience : 0);
   }
   function moving() {
     asked = false;
     if (gone || gl.isContextLost() || !visible || !box.clientWidth) return;
-    const { W, H } = cells(), best = pace ? Math.min(dpr(), Math.sqrt(30/pace/W/H)) : .5, scale = filming ? 1 : [2, 1.5, 1, .7, .5, .35].find(s => s <= best) || .25, start = performance.now();
+    const { W, H } = cells(), best = pace ? Math.min(dpr(), Math.sqrt(24/pace/W/H)) : .5, scale = filming ? 1 : [2, 1.5, 1, .7, .5, .35].find(s => s <= best) || .25, start = performance.now();
     draw(scale, 1); card.wait(); size(scale);
     const now = (performance.now() - start)/(W*H*scale*scale);
     pace = pace ? .7*pace + .3*now : now;
@@ -633,8 +633,7 @@ function render({ model, el: host }) {
     const act = { ArrowLeft: () => e.shiftKey ? turn(0, 0, a) : turn(-a), ArrowRight: () => e.shiftKey ? turn(0, 0, -a) : turn(a), ArrowUp: () => turn(0, -a), ArrowDown: () => turn(0, a), '+': () => zoom(1.15), '=': () => zoom(1.15), '-': () => zoom(1/1.15), '[': () => nudge(-.25), ']': () => nudge(.25) }[e.key];
     if (act) { act(); e.preventDefault(); e.stopPropagation(); }
   });
-  root.title = '';
-  canvas.title = 'Drag turns, shift-drag moves, the wheel zooms once the widget has been clicked. Arrows turn, + and - zoom, [ and ] change the level.';
+  canvas.title = 'Drag turns, shift-drag moves, the wheel zooms once the widget has been clicked. A double click goes back. Arrows turn, + and - zoom, [ and ] change the level.';
 
   // ---- Python, the theme, the window, the card
 
@@ -643,7 +642,7 @@ function render({ model, el: host }) {
   f.on('msg:custom', (content, buffers) => {
     const { map, i, kind } = content, data = typed(buffers[0], Uint8Array), m = live[i];
     if (!m) return;
-    if (kind === 'frame') { live[i] = { map, data, D: map.D, full: null, asked: -1 }; due.push(i); stale = true; changed(true, 800); }      // another frame may be on its way
+    if (kind === 'frame') { live[i] = { map, data, D: map.D, full: null, asked: -1 }; due.push(i); stale = true; changed(document.hidden, 800); if (!document.hidden) moving(); }      // at once: another may be on its way
     else if (m.map.version === map.version) {
       const kept = live.filter(l => l.full);              // no more than four whole maps on the card
       if (kept.length > 3) { const k = live.findIndex((l, j) => l.full && j !== i); live[k].full = null; live[k].asked = -1; card.drop(k + 'full'); }
