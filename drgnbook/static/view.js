@@ -67,7 +67,7 @@ void main() {
 
 const SECTION = `#version 300 es
 precision highp float; precision highp sampler3D;
-uniform sampler3D one, two; uniform vec3 middle, across, up, colour, back, hairX, hairY; uniform vec2 hair, size, units; uniform float mixed, level, black, white;
+uniform sampler3D one, two; uniform vec3 middle, across, up, colour, hairX, hairY; uniform vec2 hair, size, units; uniform float mixed, level, black, white;
 in vec2 at; out vec4 seen;
 void main() {
   vec3 p = middle + across*at.x + up*at.y;
@@ -366,7 +366,7 @@ function render({ model, el: host }) {
     const it = c.items[0], { map } = live[it.i], a = of(it.i, true), b = it.mixed ? of(it.j, true) : a, cross = get('cross'), e = x => AXES.map(y => +(x === y)), [u, v, w] = s.axes;
     const r = near(map), middle = AXES.map((x, i) => x === w ? tex(map, cross[i]) : map.shift), where = x => cross[AXES.indexOf(x)]/map.box/r;
     if (a.D !== b.D) return;
-    use(gl, card.section, { one: a.voxels, two: b.voxels, middle, across: e(u).map(x => x*r), up: e(v).map(x => x*r), colour: rgb(it.colour), back: [0, 0, 0], hairX: HAIRS[u], hairY: HAIRS[v], hair: [where(u), where(v)], size: [s.w*px, s.h*px],
+    use(gl, card.section, { one: a.voxels, two: b.voxels, middle, across: e(u).map(x => x*r), up: e(v).map(x => x*r), colour: rgb(it.colour), hairX: HAIRS[u], hairY: HAIRS[v], hair: [where(u), where(v)], size: [s.w*px, s.h*px],
       mixed: it.mixed, units: units(map, live[it.j].map), level: scaled(map, it.level, live[it.k].map), black: scaled(map, -2), white: .85 });
     gl.disable(gl.DEPTH_TEST); gl.drawArrays(gl.TRIANGLES, 0, 3);
   }
@@ -388,20 +388,19 @@ function render({ model, el: host }) {
   }
 
   // quick and coarse while something moves; when it rests, in full resolution, smoothed, and in strips so that the page stays awake
-  let pace = 0, asked = false, timer = 0, resting = 0, due = [], visible = true, gone = false;
+  let pace = 0, asked = false, timer = 0, resting = 0, due = [], stale = false, filming = false, visible = true, gone = false;
   const dpr = () => Math.min(2, devicePixelRatio || 1);
-  function fit() { const { W, H } = cells(), w = Math.round(W*dpr()), h = Math.round(H*dpr()); if (canvas.width !== w || canvas.height !== h) { canvas.width = w; canvas.height = h; canvas.style.height = H + 'px'; } }
-  function changed(quick = true) {
+  function size(scale) { const { W, H } = cells(), w = Math.round(W*scale), h = Math.round(H*scale); if (canvas.width !== w || canvas.height !== h) { canvas.width = w; canvas.height = h; } canvas.style.height = H + 'px'; }      // the browser enlarges a coarse canvas for less than we could
+  function changed(quick = true, patience = 180) {       // ms until it counts as resting
     resting++; root.dataset.state = 'moving'; clearTimeout(timer);
     if (quick && !asked) { asked = true; requestAnimationFrame(moving); }
-    timer = setTimeout(rest, quick ? 180 : 0);
+    timer = setTimeout(rest, quick || patience > 180 ? patience : 0);
   }
   function moving() {
     asked = false;
     if (gone || gl.isContextLost() || !visible || !box.clientWidth) return;
-    fit();
-    const { W, H } = cells(), scale = pace ? Math.min(dpr(), Math.max(.25, Math.sqrt(30/pace/W/H))) : .5, start = performance.now();
-    draw(scale, 1); card.wait();
+    const { W, H } = cells(), best = pace ? Math.min(dpr(), Math.sqrt(24/pace/W/H)) : .5, scale = filming ? 1 : [2, 1.5, 1, .7, .5, .35].find(s => s <= best) || .25, start = performance.now();
+    draw(scale, 1); card.wait(); size(scale);
     const now = (performance.now() - start)/(W*H*scale*scale);
     pace = pace ? .7*pace + .3*now : now;
     card.show(); labels();
@@ -412,14 +411,13 @@ function render({ model, el: host }) {
     if (gone || gl.isContextLost() || !visible || !box.clientWidth) return;
     if (unsaved) { model.save_changes(); unsaved = false; }
     for (const c of items()) for (const { i, mixed } of c) { const m = live[i]; if (!mixed && m.map.full > m.D && !m.full && m.asked !== m.map.version) { m.asked = m.map.version; tell(model, 'full', [i]); } }
-    fit();
     const me = ++resting, { W, H } = cells(), scale = Math.max(1, Math.min(2*dpr(), 4096/W, Math.sqrt(600/(3*(pace || 1e-3)*W*H)))), step = Math.max(8, Math.ceil(40/(3*(pace || 1e-4)*W*scale*scale)));
     let y = 0;
     const strip = () => {
       if (me !== resting || gone || gl.isContextLost()) return;
       draw(scale, .5, y, y += step); card.wait();
       if (y < H) return void requestAnimationFrame(strip);
-      card.show(); labels(); tellReader();
+      size(dpr()); card.show(); labels(); tellReader(); if (stale) { stale = false; syncs.forEach(g => g()); }
       root.dataset.voxels = Math.max(0, ...live.map(m => m.fullD && m.full ? m.fullD : m.D)); root.dataset.state = 'rest';
     };
     strip();
@@ -427,8 +425,11 @@ function render({ model, el: host }) {
 
   // ---- what is written over the panels
 
+  let written = '';
   function labels() {
-    const { list } = cells(), R = get('R');
+    const { list } = cells(), R = get('R'), now = JSON.stringify([list, R, get('zoom'), live.map(m => [m.map.name, m.map.note])]);
+    if (now === written) return;                          // writing anew makes the browser paint the page anew
+    written = now;
     const text = (x, y, s, kind) => el('span', { class: `drgn-view-label ${kind || ''}`, style: `left:${x}px;top:${y}px` }, s), parts = [];
     for (const c of list) {
       const it = c.items[0], name = it && (get('panels') === 'morph' && it.mixed ? `${live[it.i].map.name} → ${live[it.j].map.name}` : c.items.length === 1 && count() > 1 ? live[it.i].map.name : '');
@@ -468,7 +469,7 @@ function render({ model, el: host }) {
     const size = el('span', { class: 'drgn-dim drgn-view-size', title: 'the volume that the surface encloses' });
     let from = null, n, total;
     sync(() => {
-      const m = live[i], v = get('level')[i], [lo, hi] = ends(), w = strip.clientWidth || 240, h = 30, ratio = devicePixelRatio || 1, x = strip.getContext('2d');
+      const m = live[i], v = get('level')[i], [lo, hi] = ends(), w = strip.clientWidth || 240, h = 30, ratio = devicePixelRatio || 1, x = strip.getContext('2d', { willReadFrequently: true });
       if (from !== m.data) { from = m.data; n = bins(i); total = m.data.length; }
       range.min = lo; range.max = hi; range.value = v; number.value = v.toFixed(2); range.setAttribute('aria-valuetext', `${v.toFixed(2)} σ`);
       strip.width = w*ratio; strip.height = h*ratio; x.scale(ratio, ratio);
@@ -580,8 +581,8 @@ function render({ model, el: host }) {
     const stream = canvas.captureStream(30), recorder = new MediaRecorder(stream, { mimeType: kind, videoBitsPerSecond: 8e6 }), parts = [], R = get('R'), at = get('at'), n = one() ? 30*(count() - 1) : 120;
     let k = 0;
     recorder.ondataavailable = e => parts.push(e.data);
-    recorder.onstop = () => { save(new Blob(parts, { type: kind }), 'view.webm'); put('R', R); put('at', at); movieButton.disabled = false; root.dataset.movie = parts.reduce((s, p) => s + p.size, 0); };
-    movieButton.disabled = true; recorder.start();
+    recorder.onstop = () => { save(new Blob(parts, { type: kind }), 'view.webm'); put('R', R); put('at', at); filming = false; movieButton.disabled = false; root.dataset.movie = parts.reduce((s, p) => s + p.size, 0); };
+    filming = true; movieButton.disabled = true; size(1); recorder.start();
     (function next() {
       if (gone || k > n) return recorder.stop();
       if (one()) put('at', (count() - 1)*k/n); else put('R', turned(R, 2*Math.PI*k/n));
@@ -632,8 +633,7 @@ function render({ model, el: host }) {
     const act = { ArrowLeft: () => e.shiftKey ? turn(0, 0, a) : turn(-a), ArrowRight: () => e.shiftKey ? turn(0, 0, -a) : turn(a), ArrowUp: () => turn(0, -a), ArrowDown: () => turn(0, a), '+': () => zoom(1.15), '=': () => zoom(1.15), '-': () => zoom(1/1.15), '[': () => nudge(-.25), ']': () => nudge(.25) }[e.key];
     if (act) { act(); e.preventDefault(); e.stopPropagation(); }
   });
-  root.title = '';
-  canvas.title = 'Drag turns, shift-drag moves, the wheel zooms once the widget has been clicked. Arrows turn, + and - zoom, [ and ] change the level.';
+  canvas.title = 'Drag turns, shift-drag moves, the wheel zooms once the widget has been clicked. A double click goes back. Arrows turn, + and - zoom, [ and ] change the level.';
 
   // ---- Python, the theme, the window, the card
 
@@ -642,7 +642,7 @@ function render({ model, el: host }) {
   f.on('msg:custom', (content, buffers) => {
     const { map, i, kind } = content, data = typed(buffers[0], Uint8Array), m = live[i];
     if (!m) return;
-    if (kind === 'frame') { live[i] = { map, data, D: map.D, full: null, asked: -1 }; due.push(i); syncs.forEach(g => g()); changed(); }
+    if (kind === 'frame') { live[i] = { map, data, D: map.D, full: null, asked: -1 }; due.push(i); stale = true; changed(document.hidden, 800); if (!document.hidden) moving(); }      // at once: another may be on its way
     else if (m.map.version === map.version) {
       const kept = live.filter(l => l.full);              // no more than four whole maps on the card
       if (kept.length > 3) { const k = live.findIndex((l, j) => l.full && j !== i); live[k].full = null; live[k].asked = -1; card.drop(k + 'full'); }
