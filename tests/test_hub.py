@@ -1,5 +1,5 @@
 "A real JupyterHub on this machine: two users train at once, each in a server of their own; and what culling sees of a training."
-import asyncio, os, shutil, signal, subprocess, sys
+import asyncio, os, shutil, signal, subprocess, sys, time
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -37,6 +37,9 @@ ps = Particles.read({star!r})
 run = fit(ps, epochs=100_000, out='run', zdim=2, z='encoder', width=32, encoder_width=32, sample=.3, device='cpu')
 run
 ''']
+APART = """
+apart = fit(ps, epochs=100_000, out='apart', where='process', zdim=2, z='encoder', width=32, encoder_width=32, sample=.3, device='cpu')
+"""
 
 
 def proxy():
@@ -84,10 +87,10 @@ def leave(w, url):
 
 
 def test_two_users(browser, tmp_path):
-    "Each logs in, trains, sees the monitor move and stops the own run only; one cache for both; nothing is left of their servers."
+    "Each logs in, trains, sees the monitor move and stops the own run only; one cache for both; of their servers nothing is left but a run in a process, which goes on."
     ps = simulate(n=200, D=32, snr=1., junk=0., out=tmp_path/'set')
     with jupyterhub(tmp_path) as url:
-        for user in USERS: notebook(tmp_path/user/'train.ipynb', *(c.format(star=str(ps.md.path)) for c in CELLS))
+        for user in USERS: notebook(tmp_path/user/'train.ipynb', *(c.format(star=str(ps.md.path)) for c in (*CELLS, *([APART] if user == 'ada' else []))))
         seen = {user: enter(browser, url, user) for user in USERS}
         for w in seen.values(): w.page.evaluate("jupyterapp.commands.execute('notebook:run-all-cells')")
         for w in seen.values(): w.page.wait_for_selector('.drgn-monitor .drgn-training', timeout=180_000)
@@ -107,3 +110,41 @@ def test_two_users(browser, tmp_path):
         assert len(list((tmp_path/'cache').glob('*.f16'))) == 1 and not (tmp_path/'set/.drgnbook').exists()
         for w in seen.values(): leave(w, url)
         until(lambda: not any(map(alive, kernels.values())), 60)
+        apart = Run.load(tmp_path/'ada/apart')
+        try: before = apart.live['time']; until(lambda: apart.live['time'] > before, 60); assert apart.training
+        finally: apart.stop()
+
+
+async def culled(folder, star, timeout=10):
+    "Two kernels train in a thread under a manager that culls what is idle for so many seconds; one shows its run. Once the other is gone: which are left after the same time again?"
+    from jupyter_server.services.kernels.kernelmanager import AsyncMappingKernelManager
+    manager = AsyncMappingKernelManager(cull_idle_timeout=timeout, cull_interval=1)
+    async def wait(test, seconds=180):
+        end = time.monotonic() + seconds
+        while not test():
+            assert time.monotonic() < end
+            await asyncio.sleep(.2)
+    async def begin(name, last):
+        id = await manager.start_kernel()
+        client = manager.get_kernel(id).client(); client.start_channels()
+        await client.wait_for_ready(timeout=120)
+        code = ''.join(CELLS).format(star=star).replace("'run'", repr(str(folder/name))).rpartition('run')[0] + last
+        assert (await client.execute_interactive(code, output_hook=lambda m: None, timeout=120))['content']['status'] == 'ok'
+        client.stop_channels()
+        return id
+    try:
+        shown = await begin('shown', 'run')
+        await wait(lambda: Run.load(folder/'shown').live.get('state') == 'training')
+        silent = await begin('silent', '')
+        await wait(lambda: Run.load(folder/'silent').live.get('state') == 'training')
+        await wait(lambda: silent not in manager)
+        end = time.monotonic() + timeout
+        await wait(lambda: time.monotonic() > end)
+        return shown in manager, Run.load(folder/'shown').training, Run.load(folder/'silent').training
+    finally: await manager.shutdown_all()
+
+def test_culling(tmp_path):
+    "A kernel that trains is culled as idle unless it shows its run; what it trained ends with it, and can be resumed."
+    ps = simulate(n=200, D=32, snr=1., junk=0., out=tmp_path/'set')
+    assert asyncio.run(culled(tmp_path, str(ps.md.path))) == (True, True, False)
+    assert Run.load(tmp_path/'silent').state.startswith('stopped')
