@@ -499,7 +499,9 @@ def do_walk(self: Explore, points):
     self.walk(i[nearest(self.xy[i], points)] if points else [], way=self.route.get('way', 'straight'))
 
 @patch
-def do_way(self: Explore, way): self.walk(self.anchors, way=way)
+def do_way(self: Explore, way):
+    "The same anchors, another way between them."
+    self.walk(self.anchors, way=way)
 
 # %% ../nbs/api/62_explore.ipynb #7ba0bbd0
 @patch
