@@ -7,7 +7,7 @@ defaults but for the width (256×3, zdim 8, 20 epochs); drgnbook's `fit` with it
 what the processor spent, from the program's start, loading and checkpoints included. What is done is kept in --out: a call goes on from
 there. `train`, `score` and `plot` are the parts of `all`. An hour and a half on one core, nearly all of it cryoDRGN's.
 """
-import os, shutil, subprocess, tempfile, time
+import os, shutil, subprocess, time
 from pathlib import Path
 import numpy as np, pandas as pd
 from fastcore.script import call_parse
@@ -60,9 +60,9 @@ def train(who, name, root, peer):
     folder, out, times = root/name/'set', root/name/who, root/name/f'{who}.csv'
     if times.exists(): return
     for old in (out, out.with_name(who + '.cache')): shutil.rmtree(old, ignore_errors=True)
-    fit = ours('fit', folder/'particles.star', '--out', out, '--zdim', ZDIM, '--keep_every', 1, '--device', 'cpu')
-    command, pattern = dict(peer=(peer.train(folder, out, EPOCHS, ZDIM, 256), 'z.*.pkl'), fit=(fit, 'checkpoints/*/state.json'),
-                            encoder=([*fit, '--z', 'encoder', '--epochs', str(EPOCHS)], 'checkpoints/*/state.json'))[who]
+    fit = ours('fit', folder/'particles.star', '--out', out, '--zdim', ZDIM, '--device', 'cpu')
+    command, pattern = dict(peer=(peer.train(folder, out, EPOCHS, ZDIM, 256), 'z.*.pkl'), fit=(fit, 'checkpoints/????/state.json'),
+                            encoder=([*fit, '--z', 'encoder', '--epochs', str(EPOCHS)], 'checkpoints/????/state.json'))[who]
     watch(command, out, pattern, times)
 
 
@@ -75,15 +75,8 @@ def checkpoints(who, name, root, peer):
             epoch = file.split('.')[1]
             yield int(epoch), cpu, peer.latents(out/file), lambda z: peer.volumes(out, f'weights.{epoch}.pkl', z, root/name/'maps'/epoch, apix)
         else:
-            yield int(Path(file).parent.name.split('-')[0]), cpu, np.load((out/file).with_name('z.npy')), lambda z: decoded(out, (out/file).parent, z)
-
-
-def decoded(run, checkpoint, z):
-    "Maps of the run as it was when that checkpoint was its last."
-    with tempfile.TemporaryDirectory() as past:
-        shutil.copy(run/'config.json', past)
-        shutil.copytree(checkpoint, Path(past)/'checkpoints'/checkpoint.name)
-        return Run.load(past, 'cpu').volumes(z)
+            run = Run.load(out, 'cpu').at(int(Path(file).parent.name))
+            yield run.upto, cpu, run.z, run.volumes
 
 
 def auc(maps, true): return float(np.mean([v.fsc(t)[1:].mean() for v, t in zip(maps, true)]))
