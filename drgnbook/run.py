@@ -8,7 +8,7 @@ __all__ = ['HISTORY', 'RunError', 'locked', 'Run', 'pick_device', 'last_checkpoi
 
 # %% ../nbs/api/40_run.ipynb #14c953b1
 import fcntl, json, os, shutil, socket, time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -101,7 +101,8 @@ def pick_device():
 @patch
 def say(self: Run, state: str, **more):      # 'preparing', 'training', 'paused', 'stopped', 'failed', 'finished'; numbers and words of any name
     "Leave word in the folder: for the process that trains."
-    write_json(self.folder/'live.json', dict(state=state, **more, time=time.time(), pid=os.getpid(), host=socket.gethostname()))
+    with suppress(OSError):            # a full disk is told where a checkpoint needs room
+        write_json(self.folder/'live.json', dict(state=state, **more, time=time.time(), pid=os.getpid(), host=socket.gethostname()))
 
 @patch(as_prop=True)
 def live(self: Run) -> dict:

@@ -151,7 +151,7 @@ def tally(self: Trainer, sums) -> bool:
                        f'the last good state is kept ({self.run.folder}/checkpoints, {last})')
     term, kl, stop = got.sum(0).tolist()
     self.state['sums'] = [self.state['sums'][0] + term, self.state['sums'][1] + kl]
-    if self.team.first: self.listen()
+    if self.team.first and (self.stop or time.monotonic() - self.told > .5): self.listen()          # not more often: the folder may be far away
     self.stopped = stop > 0 or self.team.world == 1 and bool(self.stop)
     return self.stopped
 
