@@ -5,7 +5,7 @@
 
 `ours` includes reading and transforming the stack (an empty cache), poses and CTFs, half-maps, FSC and the map; so does the peer's. Images a second: those of n images, whole program; and what one more image costs, from a fifth of the set and all of it.
 """
-import re, statistics, sys, tempfile
+import re, resource, statistics, sys, tempfile
 from dataclasses import replace
 from pathlib import Path
 import torch
@@ -47,6 +47,12 @@ def main(peer: str = '.peer/bin/python', D: int = 128, n: int = 2000, snr: float
         folder, them = Path(folder), Peer(peer)
         ps = make(folder/'set', n, D, snr, seed)
         them.parse(folder/'set')
+        def cpu():
+            used = resource.getrusage(resource.RUSAGE_CHILDREN)
+            return used.ru_utime + used.ru_stime
+        def both(f, m):
+            before = cpu()
+            return (*f(m), cpu() - before)
         def theirs(m):
             used = child(them.command('backproject_voxel', folder/'set/particles.mrcs', '--poses', folder/'set/poses.pkl', '--ctf', folder/'set/ctf.pkl', '--first', m, '-o', folder/'peer'), threads)
             return used.seconds, float(re.search(r'images in ([\d.]+)s', used.output)[1]), used.memory
@@ -55,15 +61,15 @@ def main(peer: str = '.peer/bin/python', D: int = 128, n: int = 2000, snr: float
             cache, took = map(float, used.output.split('took')[1].split())
             return used.seconds, took, used.memory, cache
         few, rows = n//5, []
-        for _ in range(repeats): rows.append((ours(few), theirs(few), ours(n), theirs(n)))
+        for _ in range(repeats): rows.append((both(ours, few), both(theirs, few), both(ours, n), both(theirs, n)))
         med = lambda j, k: statistics.median(r[j][k] for r in rows)
-        us, them_ = ((med(j + 2, 0), n/med(j + 2, 0), (n - few)/(med(j + 2, 0) - med(j, 0)), med(j + 2, 2)) for j in (0, 1))
+        us, them_ = ((med(j + 2, 0), n/med(j + 2, 0), (n - few)/(med(j + 2, 0) - med(j, 0)), med(j + 2, 2), med(j + 2, -1), (med(j + 2, -1) - med(j, -1))/(n - few)*1e3) for j in (0, 1))
         truth = Volume.load(next((folder/'set/truth').glob('*.mrc')))
         tight = truth.mask(dilate=5*ps.apix, edge=5*ps.apix)
         maps = {'drgnbook': Volume.load(folder/'ours.mrc'), 'drgnbook, mean of the unfiltered half-maps': Volume.load(folder/'unfiltered.mrc'), 'cryodrgn': replace(Volume.load(folder/'peer/backproject.mrc'), apix=ps.apix)}
         print(f'{head}; {them.version()}; {threads} threads, seed {seed}, D = {D}, {n} images, SNR {snr}, median of {repeats} interleaved runs\n')
-        print('| | seconds | images/s | images/s of one more | peak GB |\n|---|---|---|---|---|')
-        print(f'| drgnbook reconstruct | {us[0]:.1f} | {us[1]:.0f} | {us[2]:.0f} | {us[3]:.2f} |\n| cryodrgn backproject_voxel | {them_[0]:.1f} | {them_[1]:.0f} | {them_[2]:.0f} | {them_[3]:.2f} |\n| ratio | {them_[0]/us[0]:.1f} | {us[1]/them_[1]:.1f} | {us[2]/them_[2]:.1f} | |')
+        print('| | seconds | images/s | images/s of those beyond a fifth | peak GB | CPU seconds | CPU ms of one more image |\n|---|---|---|---|---|---|---|')
+        print(f'| drgnbook reconstruct | {us[0]:.1f} | {us[1]:.0f} | {us[2]:.0f} | {us[3]:.2f} | {us[4]:.1f} | {us[5]:.2f} |\n| cryodrgn backproject_voxel | {them_[0]:.1f} | {them_[1]:.0f} | {them_[2]:.0f} | {them_[3]:.2f} | {them_[4]:.1f} | {them_[5]:.2f} |\n| ratio | {them_[0]/us[0]:.1f} | {us[1]/them_[1]:.1f} | {us[2]/them_[2]:.1f} | | {them_[4]/us[4]:.1f} | {them_[5]/us[5]:.1f} |')
         ratio = sorted(t[0]/u[0] for _, _, u, t in rows)
         print(f'\nRatio of the {repeats} pairs: {ratio[0]:.1f} to {ratio[-1]:.1f}. Of our seconds {med(2, 3):.1f} go into the cache. 100,000 images, by these figures (an estimate): {us[0] + (1e5 - n)/us[2]:.0f} s; cryodrgn {them_[0] + (1e5 - n)/them_[2]:.0f} s.\n')
         print('| against the truth | px at FSC = 0.5 | mean FSC, whole box | in a ball | in a tight mask |\n|---|---|---|---|---|')

@@ -62,13 +62,14 @@ def places(v: Volume) -> Complex[Tensor,'m']:
     return torch.fft.fftshift(F, dim=(0, 1)).flatten()
 
 # %% ../nbs/api/33_reconstruct.ipynb #72d7e535
-def _pooled(weight, r, D):
-    "The weight of each place and of its neighbours within the reach of the particle's ball; times r first, as slices crowd at the centre by 1/r."
-    k = torch.fft.fftfreq(2*D, .42, device=weight.device)      # voxels over the ball's diameter .84 D: 1 is the end of the autocorrelation
+def _window(k):
+    "The autocorrelation of a ball, by distance (the axes' squares are summed), 1 at 0 and 0 from 1 on."
     x = (k[:, None, None]**2 + k[:, None]**2 + k**2).sqrt_().clamp_(max=1)
-    r = r.clamp(min=.5)
-    near = torch.fft.irfftn((weight*r).to(torch.cfloat)).mul_(1 - 1.5*x + .5*x**3)
-    return torch.fft.rfftn(near).real.clamp(min=0)/r
+    return 1 - 1.5*x + .5*x**3
+
+def _pool(x, r, window):
+    "The mean of each place's neighbourhood; times r first, as slices crowd at the centre by 1/r."
+    return torch.fft.rfftn(torch.fft.irfftn((x*r).to(torch.cfloat))*window)/r
 
 class Solver:
     "Maps from the sums of an `Accumulator`, at any Wiener constant."
@@ -78,7 +79,8 @@ class Solver:
         r = radius(self.P, data.device)/2                       # cycles a box of D
         self.shell, s = r.round().long().clamp(max=self.D//2), self.D//2 + 1
         self.mean = shell_mean(weight.flatten(), self.shell.flatten(), s)
-        self.data, self.weight = data*(r < self.D/2), _pooled(weight, r, self.D)
+        near, r_ = _window(torch.fft.fftfreq(self.P, .5, device=r.device)), r.clamp(min=.5)      # x/D
+        self.data, self.weight = _pool(data, r_, near)*(r < self.D/2), _pool(weight, r_, near).real.clamp(min=0)
 
     def __add__(self, other):
         both = Solver.__new__(Solver)
@@ -92,9 +94,10 @@ class Solver:
 
     def map(self, inverse_snr: Float[Tensor,'s'], apix: float) -> Volume:
         "The density inside the ball; projections of it are in units of a pixel's noise."
-        o, ax = self.D//2, torch.sinc((torch.arange(self.D, device=self.mean.device) - self.D//2)/self.P)
+        o, x = self.D//2, (torch.arange(self.D, device=self.mean.device) - self.D//2)/self.P
         v = ift(self.transform(inverse_snr), 3)[o:o+self.D, o:o+self.D, o:o+self.D]
-        return Volume(v/(ax*ax[:, None]*ax[:, None, None])*sphere_mask(self.D, device=v.device)*self.D, apix)
+        ax, ball = torch.sinc(x), sphere_mask(self.D, device=v.device)
+        return Volume(v*ball*self.D/(ax*ax[:, None]*ax[:, None, None]*_window(2*x).clamp(min=.1)), apix)
 
 def _smooth(x, width=5):
     "A running mean, its ends continued."
