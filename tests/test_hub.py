@@ -154,8 +154,10 @@ async def culled(folder, star, timeout=10):
     finally: await manager.shutdown_all()
 
 def test_culling(tmp_path):
-    "A kernel that trains is culled as idle unless it shows its run; what it trained ends with it, and can be resumed."
+    "A kernel that trains is culled as idle unless it shows its run; what it trained ends with it, and goes on from there."
     ps = simulate(n=200, D=32, snr=1., junk=0., out=tmp_path/'set')
     with ThreadPoolExecutor(1) as beside: left = beside.submit(asyncio.run, culled(tmp_path, str(ps.md.path))).result()          # Playwright keeps a loop of its own in this thread
     assert left == (True, True, False)
-    assert Run.load(tmp_path/'silent').state.startswith('stopped')
+    run = Run.load(tmp_path/'silent', 'cpu')
+    done = len(run.history) + 1
+    assert run.checkpoints and run.resume(epochs=done, where='here').state == f'finished, {done} epochs'
