@@ -31,7 +31,7 @@ def _grey(x, lo, hi): return ((np.asarray(x, np.float32) - lo)/max(hi - lo, 1e-9
 def _looks(maps, apix, px=96):      # maps: (q, D, D, D)
     "A shaded surface and a central section of each map, 8 bits `(q, 2, px, px)`; one level for all."
     vs = [Volume(torch.from_numpy(np.asarray(m, np.float32)), float(apix)) for m in maps]
-    level = float(np.median([first_level(eight_bits(v)) for v in vs])) if vs else 0
+    level = float(np.median([m['mean'] + first_level(m)*m['std'] for m in map(eight_bits, vs)])) if vs else 0
     lo, hi = (np.percentile([v.data for v in vs], q) for q in (.5, 99.9)) if vs else (0, 1)
     enlarge = lambda x: torch.nn.functional.interpolate(x[None, None], (px, px), mode='bicubic')[0, 0].flip(0)
     def lit(v): rgba = surface(v, level, px=px)[0]; return _grey(rgba[..., :3].mean(-1)*rgba[..., 3], 0, 1)
