@@ -1,7 +1,6 @@
 "A Slurm of one's own: a controller and two nodes on the loopback, all their files in one folder, gone at the end."
 import os, shutil, signal, socket, subprocess, time
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 
 HERE = socket.gethostname().split('.')[0]
 NODES = [HERE, HERE + '-two']      # in Slurm's order; the first is an address too: where the workers of two nodes meet

@@ -1,16 +1,15 @@
 "Maps from particles: sums against a naive loop, symmetry, weights, bounded memory; and what verify, evidence and postprocess say of sets in order and out of it."
-import json
 from dataclasses import replace
 
 import numpy as np, pytest, torch
 from drgnbook.assembly import large_subunit
 from drgnbook.evidence import _sizes
-from drgnbook.fourier import Lattice, shift
+from drgnbook.fourier import Lattice
 from drgnbook.forward import Blobs
 from drgnbook.particles import Cache, Particles
 from drgnbook.pose import Pose, point_group, random_rotations
 from drgnbook.postprocess import postprocess
-from drgnbook.reconstruct import Accumulator, Reconstruction, Solver, reconstruct
+from drgnbook.reconstruct import Accumulator, reconstruct
 from drgnbook.simulate import simulate
 from drgnbook.fit import fit
 from drgnbook.verify import Verdict
@@ -120,7 +119,7 @@ def test_one_half_only(ps):
 
 def broken(ps):
     "One set, broken in one way each; what has to be said"
-    p, swap = ps.pose, torch.tensor([1., -1., -1.])
+    p = ps.pose
     return {'contrast': replace(ps, sign=-ps.sign), 'shifts': ps.with_poses(Pose(p.R, -p.t)), 'poses': ps.with_poses(Pose(p.R.mT, p.t)),
             'CTF': turned(ps, dfu=-ps.table.dfu, dfv=-ps.table.dfv)}
 

@@ -1,5 +1,5 @@
 "Density in a real browser: what the hand does changes the pixels, and what is drawn lies where numpy says."
-import base64, io
+import io
 import numpy as np, pytest, torch
 from PIL import Image
 
@@ -7,7 +7,6 @@ from browser import mount, notebook, until, value, wire
 from drgnbook.pose import rotvec_to_R
 from drgnbook.view import View, eight_bits, view
 from drgnbook.volume import Volume, grid
-from drgnbook.widget import packed
 
 AT = torch.tensor([[0., 0, 0], [36, 8, -20], [-14, 34, 12], [10, -30, 26]])      # Å: no symmetry, no mirror image
 WIDTH = torch.tensor([12., 8, 10, 7])
