@@ -72,6 +72,16 @@ def test_lies_where_numpy_says(browser):
     mine = mine[::4, ::4]; assert true.sum() > 150
     assert (mine & true).sum()/(mine | true).sum() > .97
 
+def test_glass_in_glass(browser):
+    "Of two maps that can be seen through, the outer one covers the inner one, in whatever order they came."
+    def seen(*maps):
+        v = view([m for m, _ in maps], 'over', colours=[c for _, c in maps], opacity=[.6, .6], height=200, level=[1., 1.])
+        with Page(browser, v) as p: return p.seen()
+    inner, outer = (ball(20.), '#d55e00'), (ball(48.), '#0072b2')
+    a, b = seen(inner, outer), seen(outer, inner)
+    assert unlike(a, b) < .01
+    r, _, blue = a[a.shape[0]//2, a.shape[1]//2]; assert blue > r
+
 def test_level_needs_no_python(browser):
     "The slider, the number and the keys change the surface; Python hears nothing but, at rest, the new value."
     with Page(browser, view_of()) as p:

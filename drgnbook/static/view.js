@@ -351,6 +351,10 @@ function render({ model, el: host }) {
     gl.drawArrays(gl.TRIANGLES, 0, 3);
   }
   const inside = it => live[it.i].map.std > 0 && it.alpha > 0;
+  const front = it => {                                  // how near the eye its blocks come, Å: glass is drawn from the back
+    const { map } = live[it.i], R = get('R'), { lo, hi } = of(it.i).bounds(scaled(map, it.level, live[it.k].map), 1);
+    return AXES.reduce((sum, _, i) => sum + Math.max(R[6 + i]*(lo[i] - map.shift), R[6 + i]*(hi[i] - map.shift))*map.box, 0);
+  };
   function scene(c, theme, fine) {
     const base = shared(c, theme), solidly = c.items.filter(it => inside(it) && it.alpha >= 1), glassy = c.items.filter(it => inside(it) && it.alpha < 1);
     const sides = it => get('negative')[it.i] ? [1, -1] : [1];
@@ -358,7 +362,7 @@ function render({ model, el: host }) {
     if (card.mesh && get('model_shown')) { use(gl, card.tube, { ...base, box: first().box, shift: first().shift }); gl.bindVertexArray(card.mesh.vertices); gl.drawElements(gl.TRIANGLES, card.mesh.n, gl.UNSIGNED_INT, 0); gl.bindVertexArray(null); }
     for (const it of solidly) for (const s of sides(it)) surface(it, base, fine, s);
     gl.enable(gl.BLEND); gl.blendFunc(gl.SRC_ALPHA, gl.ONE_MINUS_SRC_ALPHA); gl.depthMask(false);
-    for (const it of glassy) for (const s of sides(it)) surface(it, base, fine, s);
+    for (const it of glassy.sort((a, b) => front(a) - front(b))) for (const s of sides(it)) surface(it, base, fine, s);
     gl.depthMask(true); gl.disable(gl.BLEND);
   }
   const tex = (map, w) => w/map.box + map.shift, near = map => Math.min(.5, 1.12*Math.max(...live.map(m => m.map.radius))/map.box);      // half the edge of a section, of the box
