@@ -1,5 +1,5 @@
 "What every test has: shapes checked, no windows, and flags that ask for more."
-import os
+import os, signal
 from pathlib import Path
 
 import pytest
@@ -7,6 +7,7 @@ from jaxtyping import config
 from shapes import check_imports
 
 os.environ['MPLBACKEND'] = 'Agg'
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that runs the tests with & has it ignored, and so would all that they start
 check_imports()  # before the first import of drgnbook
 
 ROOT = Path(__file__).parents[1]

@@ -111,7 +111,8 @@ def test_a_signal_stops_all_at_one_step(tmp_path, sig, to):
         workers = until(lambda: all(pids(tmp_path)) and pids(tmp_path))
         for pid in [parent(workers[0]), *workers]: os.kill(pid, signal.SIGUSR2)
         os.kill(p.pid if to == 'launcher' else workers[1], sig)
-        said = p.communicate(timeout=60)[0]
+        try: said = p.communicate(timeout=60)[0]
+        finally: p.kill()                # else a failure would wait for it
     steps = {(tmp_path/f'steps{r}').read_text() for r in range(2)}
     assert p.returncode == 0 and said == f'saved\nended by itself: {to == "worker"}\n' and len(steps) == 1
     assert not any(map(alive, workers))
