@@ -57,6 +57,7 @@ class Monitor(Widget, page_name='monitor'):
         super().__init__(title=str(run.folder), zdim=run.options['zdim'])
         self.run, self.share, self.seen, self.rest, self.end = run, share, {}, 0., Event()
         self.child, self.began, self.calm = None, 0., 0.
+        self.shown, self.kept = [], ()
         self.glance()
 
     def do_pause(self): self.run.pause()
@@ -133,7 +134,10 @@ def glance(self: Monitor) -> bool:
 @patch
 def follow(self: Monitor, every=1.):      # s
     "Look again and again, beside the cells, until the window is closed; more seldom where nothing happens."
-    while not self.end.wait(every): every = min(5., every + 1) if self.glance() else 1.
+    while not self.end.wait(every):
+        over = self.glance()
+        if over: self.keep()
+        every = min(5., every + 1) if over else 1.
 
 # %% ../nbs/api/63_monitor.ipynb #2d199b9a
 @patch
@@ -181,4 +185,20 @@ def close(self: Monitor):
     super(Monitor, self).close()
 
 @patch
-def _repr_mimebundle_(self: Run, **kw): return monitor(self)._repr_mimebundle_(**kw)
+def _ipython_display_(self: Monitor):
+    "Display it, and remember where."
+    from IPython.display import display
+    self.kept = self.live.get('says'), self.verdict
+    data, meta = self._repr_mimebundle_()
+    self.shown.append(display(data, metadata=meta, raw=True, display_id=True))
+
+@patch
+def keep(self: Monitor):
+    "Leave the last picture in the cells that show the window, for whoever reads the notebook later."
+    if not self.shown or self.kept == (last := (self.live.get('says'), self.verdict)): return
+    self.kept = last
+    data, meta = self._repr_mimebundle_()
+    for cell in self.shown: cell.update(data, metadata=meta, raw=True)
+
+@patch
+def _ipython_display_(self: Run): monitor(self)._ipython_display_()

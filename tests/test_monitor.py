@@ -70,6 +70,17 @@ def test_bad_folders(run, tmp_path, unchecked):
     m.close()
 
 
+def test_what_is_kept(ps, tmp_path):
+    "The cell that shows a run keeps a picture of its end, though it was run at the beginning."
+    import nbformat
+    from nbclient import NotebookClient
+    cells = CELLS[0], CELLS[1].replace('100_000', '3').replace("'run'", repr(str(tmp_path/'run'))), 'run.wait();', "import time; m = monitor(run)\nwhile m.live['state'] != 'finished' or m.kept != (m.live['says'], m.verdict): time.sleep(.1)", 'run'
+    notebook(tmp_path/'kept.ipynb', *(c.format(root=os.path.dirname(os.path.dirname(os.path.abspath(__file__))), star=str(ps.md.path)) for c in cells))
+    nb = NotebookClient(nbformat.read(tmp_path/'kept.ipynb', 4), timeout=120).execute()
+    first, last = (c.outputs[-1].data for c in (nb.cells[1], nb.cells[4]))
+    assert first['image/png'] == last['image/png'] and 'application/vnd.jupyter.widget-view+json' in first
+
+
 CELLS = ['''
 import os, sys
 sys.path.insert(0, {root!r})
