@@ -254,6 +254,7 @@ class Residual(nn.Module):
         self.D, self.apix, self.zdim = field.D, field.apix, field.zdim
         self.field, self.consensus = field, Basis(field.D, field.apix).requires_grad_(False)
         nn.init.zeros_(field.layers[-1].weight); nn.init.zeros_(field.layers[-1].bias)
+        self._mean = None, None                      # what `volumes` saw last, and its map: a hand that moves asks again and again
 
     @property
     def envelope(self): return self.field.envelope
@@ -273,5 +274,6 @@ class Residual(nn.Module):
 
     def volumes(self, z=None, D=None) -> list[Volume]:
         "The densities at the rows of `z`, as a field's."
-        mean = self.consensus.volumes(None, D)[0]
-        return [mean + v for v in self.field.volumes(z, D)]
+        seen = D, id(self.consensus.maps), self.consensus.maps._version
+        if self._mean[0] != seen: self._mean = seen, self.consensus.volumes(None, D)[0]
+        return [self._mean[1] + v for v in self.field.volumes(z, D)]

@@ -7,7 +7,7 @@ __all__ = ['inside', 'as_mask', 'Selection', 'directions', 'Columns', 'of_partic
            'Explore', 'kept_umap', 'explore']
 
 # %% ../nbs/api/62_explore.ipynb #01cefeb8
-import threading
+import threading, time
 from collections import UserDict
 from functools import cached_property
 from pathlib import Path
@@ -201,7 +201,7 @@ class Explore(Widget, page_name='explore'):
         self.selection, self._names = Selection(len(z)), _Named(len(z), self._name)
         self.long, self.work = Background(self._fail, lambda name: setattr(self, 'busy', name)), Background(self._fail)
         self._limits, self._drawn, self._heard, self._viewers = {}, {}, [], []
-        self._decoded, self._at, self.outline, self.path, self.anchors, self._shot = None, None, None, None, [], 0
+        self._decoded, self._at, self.outline, self.path, self.anchors, self._shot, self._pace = None, None, None, None, [], 0, 1
         self._maps = {} if xy is None else {'given': np.asarray(xy, np.float32)}
         self._begin()
 
@@ -413,8 +413,18 @@ def _look(self: Explore, pictures=True):
     if 'density' not in self.has: return
     z, who = self.z, self.point if self._at is None else -1
     if z is None: self.density = {}; return
-    self.work('density', lambda: self._show(z, who, 32))
-    if self._side > 32: self.work('fine', lambda: self._show(z, who, self._side), rest=.2)
+    self.work('density', lambda: self._quickly(z, who))
+    if self._side > _SIDES[0]: self.work('fine', lambda: self._show(z, who, self._side), rest=.4)
+
+_SIDES = 24, 32, 48, 64
+
+@patch
+def _quickly(self: Explore, z, who):
+    "As fine a density as the machine decodes while a hand moves."
+    start = time.perf_counter()
+    self._show(z, who, _SIDES[self._pace])
+    took = time.perf_counter() - start
+    self._pace = min(max(self._pace + (took < .015) - (took > .06), 0), len(_SIDES) - 1)
 
 @patch
 def _show(self: Explore, z, who, D):

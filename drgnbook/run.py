@@ -208,11 +208,16 @@ def prune(run: Run, every: int):
         else: (p/'optimiser.safetensors').unlink(missing_ok=True)
 
 # %% ../nbs/api/40_run.ipynb #f8f5aa48
+@lru_cache(2)
+def _model(run, path, stamp):
+    "The model of a checkpoint of that date: a hand that moves over the latent space asks for it again and again."
+    return _put(run, Model(run.config)).to(run.device).eval().requires_grad_(False)
+
 @patch(as_prop=True)
 def model(self: Run) -> Model:
     "The model of the last checkpoint."
-    model = _put(self, Model(self.config))
-    return model.to(self.device).eval().requires_grad_(False)
+    path = last_checkpoint(self)
+    return _model(self, path, path.stat().st_mtime_ns)
 
 @patch(as_prop=True)
 def decoder(self: Run):

@@ -33,11 +33,11 @@ def executable():
     return os.environ.get('DRGNBOOK_BROWSER') or next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome', 'google-chrome-stable'))), None)
 
 @contextmanager
-def chromium():
-    "A headless Chromium with WebGL2 in software."
+def chromium(*more):
+    "A headless Chromium with WebGL2 in software; `more`: options."
     from playwright.sync_api import sync_playwright
     with sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=executable(), args=SOFTWARE_GL)
+        browser = p.chromium.launch(executable_path=executable(), args=[*SOFTWARE_GL, *more])
         try: yield browser
         finally: browser.close()
 
