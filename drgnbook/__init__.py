@@ -30,6 +30,7 @@ cluster
 run
 train
 fit
+foreign
 landscape
 convergence
 paths
