@@ -12,6 +12,8 @@ cs
 cryodrgn
 stacks
 io
+cxc
+surface
 forward
 particles
 assembly
