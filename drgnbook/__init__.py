@@ -39,6 +39,7 @@ paths
 evidence
 occupancy
 states
+export
 widget
 view
 explore
