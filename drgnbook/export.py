@@ -98,7 +98,7 @@ def save_csv(self: Run, path, **kw) -> Path:      # as `table` has them
 
 # %% ../nbs/api/57_export.ipynb #326d7e88
 _STYLE = """:root{color-scheme:light dark}body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:CanvasText;background:Canvas}h1,h2{line-height:1.2}h2{margin-top:2.2em;border-bottom:1px solid #8886}
-table{border-collapse:collapse;font-size:13px}td,th{padding:.15em .8em .15em 0;text-align:left;vertical-align:top;border-bottom:1px solid #8883;overflow-wrap:anywhere}img{max-width:100%;background:#fff;border-radius:6px;padding:6px}
+table{border-collapse:collapse;font-size:13px}td,th{padding:.15em .8em .15em 0;text-align:left;vertical-align:top;border-bottom:1px solid #8883;overflow-wrap:anywhere}img{box-sizing:border-box;max-width:100%;background:#fff;border-radius:6px;padding:6px}
 .dim{opacity:.75;font-size:13px}.flow{display:flex;flex-wrap:wrap;gap:.6rem}figure{margin:0}figcaption{font-size:12px;text-align:center}"""
 
 def _img(png, alt):      # png: bytes, or a figure
@@ -129,7 +129,7 @@ def _of_training(run):
     if not len(h): return '<p>No epoch has been finished.</p>'
     ax, = _axes()
     ax.plot(h.epoch, h.loss, '.-'); ax.set(xlabel='epoch', ylabel='loss')
-    return f'<p>{escape(verdict(snapshots(run), h))}.</p>' + _img(ax.figure, f'loss by epoch, from {h.loss.iloc[0]:.4g} to {h.loss.iloc[-1]:.4g}') + h.tail(3).to_html(index=False, float_format='{:.4g}'.format, border=0)
+    return f'<p>{escape(verdict(snapshots(run), h))}.</p>' + _img(ax.figure, f'loss by epoch, from {h.loss.iloc[0]:.4g} to {h.loss.iloc[-1]:.4g}') + h.tail(3).dropna(axis=1, how='all').to_html(index=False, float_format='{:.4g}'.format, border=0)
 
 def _of_landscape(run, k, D):
     "The particles in latent space, and a map at the heart of each group."
@@ -173,8 +173,8 @@ def report(run: Run, path,            # .html
            selections=None) -> Path:  # {name: (N,) bool}, such as `ex.selections`
     "Write a report of a run: parameters, convergence, landscape, maps, selections, software; one file that stands alone."
     c, D = run.config, min(D, run.config['D'])
-    about = dict(folder=Path(run.folder).absolute(), particles=f'{c["N"]:,} of {c["D"]} px, {c["apix"]:.4g} Å/px', source=c['particles'], **{'latent dimensions': run.options['zdim'], 'state': run.state, 'epochs kept': ', '.join(map(str, run.epochs)) or 'none'})
-    parts = ['<h2>Training</h2>', _of_training(run), '<h2>Landscape</h2>' + _of_landscape(run, k, D) if run.epochs else '', _of_selections(run, selections), '<h2>Parameters</h2>', _pairs(run.options), '<h2>Software</h2>', _pairs(_software())]
+    about = dict(run=repr(run), particles=f'{c["N"]:,} of {c["D"]} px, {c["apix"]:.4g} Å/px', source=c['particles'], **{'epochs kept': ', '.join(map(str, run.epochs)) or 'none'})
+    parts = ['<h2>Training</h2>', _of_training(run), '<h2>Landscape</h2>' + _of_landscape(run, k, D) if run.epochs else '', _of_selections(run, selections), '<h2>Parameters</h2>', _pairs(run.options | c.get('cryodrgn', {}).get('model_args', {})), '<h2>Software</h2>', _pairs(_software())]
     head = f'<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; style-src \'unsafe-inline\'"><title>{escape(Path(run.folder).name)}</title><style>{_STYLE}</style></head><body>'
     page = head + f'<h1>{escape(Path(run.folder).name)}</h1><p class="dim">{time.strftime("%-d %B %Y, %H:%M")}</p>' + _pairs(about) + ''.join(parts) + '</body></html>'
     with atomic(path) as tmp: tmp.write_text(page, encoding='utf-8')

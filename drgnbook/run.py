@@ -273,14 +273,15 @@ def _repr_html_(self: Run):
 # %% ../nbs/api/40_run.ipynb #b4addf13
 @patch
 @torch.no_grad()
-def losses(self: Run, sample: float|None = None,      # part of the coefficients; the training's if None, and only that is kept
+def losses(self: Run, sample: float|None = None,      # part of the coefficients; the training's (1,000 at least) if None, and only that is kept
            told=None,                                 # is told how far it is, 0 to 1
            batch=256) -> np.ndarray:
     "The data term of each particle `(N,)` at the last checkpoint: about 1 where nothing but noise is left."
     at = last_checkpoint(self)
     if sample is None and (at/'loss.npy').exists(): return np.load(at/'loss.npy')
     model, data = self.model, load_data(self.particles, self.options.get('noise', True), self.device)
-    p, z, out = sampling(data.lattice, sample or self.options.get('sample', .1)), torch.from_numpy(np.load(at/'z.npy')).to(self.device), torch.zeros(len(data))
+    part = sample or min(1., max(self.options.get('sample', .1), 1000/len(data.lattice)))
+    p, z, out = sampling(data.lattice, part), torch.from_numpy(np.load(at/'z.npy')).to(self.device), torch.zeros(len(data))
     cols = draw(p, torch.Generator().manual_seed(self.options['seed']))
     w = data.weight[cols]*(len(cols)/len(p)/p[cols].float()).to(data.weight)
     cols, batches = cols.to(w.device), torch.arange(len(data)).split(batch)

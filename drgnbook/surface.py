@@ -103,7 +103,7 @@ def _video(frames, path, fps):
         stream.pix_fmt = 'yuv420p'
         for f in frames:
             frame = av.VideoFrame.from_ndarray(_bytes(f, even=True))
-            stream.width, stream.height = frame.width, frame.height
+            if not stream.codec_context.is_open: stream.width, stream.height = frame.width, frame.height
             for packet in stream.encode(frame): out.mux(packet)
         for packet in stream.encode(): out.mux(packet)
 
