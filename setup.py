@@ -13,6 +13,6 @@ setup(
     packages=find_packages(include=[cfg['lib_path'], cfg['lib_path'] + '.*']),
     include_package_data=True,
     install_requires=words('requirements'),
-    extras_require={'dev': words('dev_requirements')},
+    extras_require={'dev': words('dev_requirements'), 'movie': words('movie_requirements')},
     entry_points={'console_scripts': words('console_scripts'),
                   'nbdev': [f"{cfg['lib_path']}={cfg['lib_path']}._modidx:d"]})

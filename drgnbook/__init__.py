@@ -12,6 +12,8 @@ cs
 cryodrgn
 stacks
 io
+cxc
+surface
 forward
 particles
 assembly
@@ -30,12 +32,14 @@ cluster
 run
 train
 fit
+foreign
 landscape
 convergence
 paths
 evidence
 occupancy
 states
+export
 widget
 view
 explore

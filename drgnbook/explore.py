@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['inside', 'as_mask', 'Selection', 'directions', 'Columns', 'of_particles', 'paint', 'portraits', 'Background',
-           'Explore', 'kept_umap', 'explore']
+           'Explore', 'explore']
 
 # %% ../nbs/api/62_explore.ipynb #01cefeb8
 import threading, time
@@ -17,12 +17,13 @@ from traitlets import Bytes, Dict, Float, Int, List, Unicode
 
 # %% ../nbs/api/62_explore.ipynb #634e1bb9
 from .fourier import Lattice, fourier_crop, shift
-from .metadata import atomic, pd
+from .metadata import pd
 from .cryodrgn import write_indices
 from .particles import Particles, normalise
-from .run import Run, RunError
-from .landscape import PALETTE, gmm, kmeans, nearest, pca, show_embedding, umap, zscore
+from .run import Run, RunError, last_checkpoint
+from .landscape import PALETTE, gmm, kept_umap, kmeans, nearest, pca, show_embedding, zscore
 from .paths import density_path, graph_path
+from .export import export_path
 from .widget import Widget, packed
 
 # %% ../nbs/api/62_explore.ipynb #52a6fdf6
@@ -298,6 +299,7 @@ def _put_map(self: Explore, names, xy, equal=True):
 def show_map(self: Explore, name, y=None):
     "Lay the points out by 'PCA', 'UMAP', or two columns; UMAP is worked out in the background, once a run."
     self._wanted = name, y
+    if self._later([name, y], lambda: self._wanted == (name, y) and self.show_map(name, y)): return
     if y is not None: self._put_map((name, y), np.stack([self._numbers(name), self._numbers(y)], 1), False)
     elif name == 'PCA': self._put_map(('PC 1', 'PC 2'), self.known.spread(np.pad(c := self.known.pca.coords[:, :2], ((0, 0), (0, 2 - c.shape[1])))))
     elif name in self._maps: self._put_map((f'{name} 1', f'{name} 2'), self._maps[name])
@@ -315,19 +317,17 @@ def _numbers(self: Explore, name):
     x = self.known[name]
     return x.astype(np.float32) if x.dtype.kind in 'biuf' else pd.factorize(x, sort=True)[0].astype(np.float32)
 
-def kept_umap(z, run=None):
-    "UMAP of `z`, from the run's folder where it is there for the same `z`; kept there if it was not."
-    folder = run and run.folder/'analysis'
-    for path in (folder/'landscape.npz', folder/'umap.npz') if run else ():
-        if path.exists() and (f := np.load(path))['z'].shape == z.shape and np.array_equal(f['z'], z): return f['umap']
-    xy = umap(z, seed=0 if len(z) < 50_000 else None)
-    if run:
-        with atomic(folder/'umap.npz') as tmp: np.savez(tmp, z=z, umap=xy)
-    return xy
+@patch
+def _later(self: Explore, names, then) -> bool:
+    "Is one of these the losses, and not worked out yet? Then that is done in the background, and `then` afterwards."
+    slow = 'loss' in names and callable(self.known.have.get('loss'))
+    if slow: self.long('loss', lambda: (self.known['loss'], then()))
+    return slow
 
 @patch
 def colour(self: Explore, name, k=None):      # k: groups, for 'k-means' and 'GMM'
     "Colour the points by a column, by 'k-means' or 'GMM' groups, or by 'density'."
+    if self._later([name], lambda: self.colour(name)): return
     if name in ('k-means', 'GMM'): self.long('groups', lambda: self._paint(name, self.known.groups_of(name, k), k=k or 0)); return
     self._paint(name, None if name == 'density' else self.known[name])
 
@@ -337,6 +337,7 @@ def _paint(self: Explore, name, x, **more): self.paint = dict(name=name, kind='d
 @patch
 def limit(self: Explore, name, lo=-np.inf, hi=np.inf):
     "Show only particles whose column is between two values; `unlimit` ends it."
+    if self._later([name], lambda: self.limit(name, lo, hi)): return
     self._limits[name] = lo, hi; self._sieve()
 
 @patch
@@ -493,14 +494,18 @@ def step(self: Explore, i):
     self._look(pictures=False)
 
 @patch
-def save_path(self: Explore, folder) -> list:
-    "Write the density at each point of the path, and `path.txt`, its points; returns the maps."
-    if self.path is None or not self.run: raise ValueError('there is no path with a run behind it')
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    np.savetxt(Path(folder)/'path.txt', self.path)
-    maps = [v.save(Path(folder)/f'path_{i:02d}.mrc') for i, v in enumerate(self.run.volumes(self.path))]
-    self.done = f'{len(maps)} maps in {folder}'
-    return maps
+def save_path(self: Explore, folder='path', movie='.gif') -> list:      # '.gif'; '.mp4' or '.webm' with `pip install drgnbook[movie]`; None
+    "Write the path: a map at each point, scripts for ChimeraX, a movie (`export_path`); returns the files."
+    if self.path is None or not self.run: raise ValueError('there is no path with a run behind it: click anchors on the map, or give walk() some particles')
+    files = export_path(self.run, (self.path, np.array(self.route['stops'])), folder, movie)
+    self.done = f'{len(self.path)} maps, scripts for ChimeraX{" and a movie" if movie else ""} in {folder}'
+    return files
+
+@patch
+def do_save_path(self: Explore, folder, movie):
+    "From the page, which does not wait."
+    if not folder: raise ValueError('in which folder? give it a name')
+    self.long('maps of the path', lambda: self.save_path(folder, movie or None))
 
 @patch
 def do_walk(self: Explore, points):
@@ -548,7 +553,7 @@ def _two(xy, selected, words):
     return ax
 
 # %% ../nbs/api/62_explore.ipynb #702cd2dc
-for _name in 'invert undo keep recall forget show_map colour limit unlimit lowpass step save save_path'.split(): setattr(Explore, f'do_{_name}', getattr(Explore, _name))
+for _name in 'invert undo keep recall forget show_map colour limit unlimit lowpass step save'.split(): setattr(Explore, f'do_{_name}', getattr(Explore, _name))
 
 # %% ../nbs/api/62_explore.ipynb #c1f83175
 @patch
@@ -561,14 +566,17 @@ def _begin(self: Explore):
     self._paint('density', None)
     self._put_map(('PC 1', 'PC 2'), np.full((self.N, 2), np.nan)) if not self.known.ok.any() else self.show_map('given' if 'given' in self._maps else 'PCA')
     if self.run and self.run.options['zdim']: self._decoder, self._side, self.has = self.run.decoder, min(64, self.run.config['D']), ['density']
-    if self.run: self._agreement()
+    if self.run: self._measured()
     self.columns = self.known.groups
     if self.run or self._given is not None: self.work('particles', self._meet)
 
 @patch
-def _agreement(self: Explore):
+def _measured(self: Explore):
+    "What the run has measured of each particle, or can: a loss takes a pass over the images, made when it is asked for."
     try: self.known.add('run', {'agreement': self.run.agreement})
     except RunError: pass
+    made = (last_checkpoint(self.run)/'loss.npy').exists()
+    if self.run.options['decoder'] != 'cryodrgn': self.known.add('run', {'loss': self.run.losses() if made else lambda: self.run.losses(told=lambda part: setattr(self, 'busy', f'loss, {part:.0%}'))})
 
 @patch
 def _meet(self: Explore):

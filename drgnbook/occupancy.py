@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np, torch
 
 # %% ../nbs/api/54_occupancy.ipynb #39462bf8
-from .metadata import atomic, pd
+from .metadata import pd
 from .volume import Volume
+from .cxc import cxc_name, show_map, write_cxc
 from .particles import progress
 from .assembly import Assembly
 from .landscape import PALETTE
@@ -224,8 +225,7 @@ def _chains(elements):
 
 def _show(number, path, v, elements):
     "Commands that open a map where it belongs, as a surface."
-    at = ','.join(f'{o:g}' for o in elements.origin)
-    return [f'open "{path}"', f'volume #{number} style surface level {float(v.data.mean() + 3*v.data.std()):.4g}' + (f' origin {at}' if any(elements.origin) else '')]
+    return show_map(path, path.parent, number, float(v.data.mean() + 3*v.data.std()), origin=elements.origin)
 
 def chimerax(found: Occupancies, elements: Elements, maps,      # maps: one a class, as of `class_maps`
              out) -> list:                                      # folder
@@ -238,8 +238,6 @@ def chimerax(found: Occupancies, elements: Elements, maps,      # maps: one a cl
     scripts = {}
     for (c, row), v in zip(found.centroids.iterrows(), maps):
         colours = [f'color {spec} {to_hex(colormaps["viridis"](x))}' for spec, x in zip(_chains(elements), row)]
-        scripts[f'class_{c}'] = ['close', *(f'open "{Path(f).resolve()}"' for f in elements.files), 'hide atoms', 'show cartoons', *colours, *_show(n + 1, v.save(out/f'class_{c}.mrc').resolve(), v, elements), f'transparency #{n + 1} 60', 'view']
-    scripts['classes'] = ['close', *sum((_show(i + 1, (out/f'class_{c}.mrc').resolve(), v, elements) for i, (c, v) in enumerate(zip(found.centroids.index, maps))), []), 'tile']
-    for name, lines in scripts.items():
-        with atomic(out/f'{name}.cxc') as p: p.write_text('\n'.join(lines) + '\n')
-    return [out/f'{name}.cxc' for name in scripts]
+        scripts[f'class_{c}'] = ['close', *(f'open {cxc_name(f, out)}' for f in elements.files), 'hide atoms', 'show cartoons', *colours, *_show(n + 1, v.save(out/f'class_{c}.mrc'), v, elements), f'transparency #{n + 1} 60', 'view']
+    scripts['classes'] = ['close', *sum((_show(i + 1, out/f'class_{c}.mrc', v, elements) for i, (c, v) in enumerate(zip(found.centroids.index, maps))), []), 'tile']
+    return [write_cxc(out/f'{name}.cxc', lines) for name, lines in scripts.items()]

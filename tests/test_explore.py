@@ -199,7 +199,7 @@ def fitted(tmp_path_factory):
     return fit(ps, zdim=3, z='encoder', epochs=1, width=32, depth=1, encoder_width=32, encoder_depth=1, out=folder/'run')
 
 
-def test_panels(browser, fitted):
+def test_panels(browser, fitted, tmp_path):
     "Images, density and views of a selection are drawn; a click on an image picks its particle; a path is walked one density at a time."
     ex = explore(fitted); ex.selected = slice(30); ex.work.wait()
     p = Page(browser, ex, width=1000, height=1000)
@@ -218,8 +218,26 @@ def test_panels(browser, fitted):
     assert [m['with'] for m in p.told('step')] == [[1]]                 # one under way
     p.obey(); ex.work.wait(); p.show('route', 'density')
     assert np.array_equal(ex.z, ex.path[1])
+    folder, movie = p.page.get_by_label('Folder for the path'), p.page.get_by_label('Movie of the path')
+    assert movie.locator('option').all_inner_texts() == ['gif', 'mp4', 'webm', 'none']
+    folder.fill(''); p.page.click('text=Save path'); p.obey(); p.show('said'); assert 'in which folder' in p.page.locator('.drgn').inner_text()
+    folder.fill(str(tmp_path/'a walk')); movie.select_option('none'); p.page.focus('.drgn-over'); p.page.keyboard.press('e')
+    assert p.told('save_path')[-1]['with'] == [str(tmp_path/'a walk'), '']
+    p.obey(); ex.long.wait(); p.show('said', 'done')
+    assert ex.said == '' and len(list((tmp_path/'a walk').glob('path_*.mrc'))) == 24 and (tmp_path/'a walk/path_morph.cxc').exists() and 'saved 24 maps' in p.page.locator('.drgn-done').inner_text()
     p.page.click('text=Remove path'); p.obey(); p.show('route'); assert ex.path is None and not p.page.locator('[aria-label=Path].drgn-panel').is_visible()
     p.close()
+
+
+def test_loss(fitted):
+    "The loss of each particle is worked out when somebody colours by it, in the background; the next window has it at once."
+    ex = explore(fitted); ex.work.wait()
+    seen = []
+    ex.observe(lambda c: seen.append(c['new']), 'busy')
+    ex.hear('colour', 'loss'); ex.long.wait()
+    assert ex.said == '' and ex.paint['name'] == 'loss' and np.array_equal(ex.known['loss'], fitted.losses()) and 'loss, 100%' in seen and seen[-1] == ''
+    again = explore(fitted); again.hear('limit', 'loss', -np.inf, float(np.median(fitted.losses())))
+    assert again.said == '' and again.shown.sum() == 100 and again.long.thread is None
 
 
 def test_lab(lab, fitted):

@@ -203,10 +203,10 @@ def test_installed_as_settings_say():
     ini.read(ROOT/'settings.ini')
     cfg = ini['DEFAULT']
     told = [Requirement(r) for r in dist.requires]
-    asked = lambda extra: {(r.name, r.specifier) for r in told if bool(r.marker and r.marker.evaluate({'extra': 'dev'})) == extra}
+    asked = lambda extra: {(r.name, r.specifier) for r in told if (r.marker.evaluate({'extra': extra}) if r.marker else not extra)}
     wanted = lambda key: {(r.name, r.specifier) for r in map(Requirement, cfg[key].split())}
     assert dist.version == cfg['version']
-    assert asked(False) == wanted('requirements') and asked(True) == wanted('dev_requirements')
+    assert asked('') == wanted('requirements') and asked('dev') == wanted('dev_requirements') and asked('movie') == wanted('movie_requirements')
     scripts = [f'{e.name}={e.value}' for e in dist.entry_points if e.group == 'console_scripts']
     assert scripts == cfg['console_scripts'].split()
 
