@@ -160,12 +160,11 @@ def _of_selections(run, selections):
 
 def _software():
     "Names and versions of what this ran with."
-    from drgnbook import __version__
-    names = 'torch numpy scipy pandas scikit-learn umap-learn mrcfile starfile'.split()
+    names = 'drgnbook torch numpy scipy pandas scikit-learn umap-learn mrcfile starfile'.split()
     def one(n):
         try: return metadata.version(n)
         except metadata.PackageNotFoundError: return 'not found'
-    return dict(drgnbook=__version__, Python=sys.version.split()[0], **{n: one(n) for n in names}, system=platform.platform())
+    return {**{n: one(n) for n in names}, 'Python': sys.version.split()[0], 'system': platform.platform()}
 
 def report(run: Run, path,            # .html
            k=8,                       # groups whose maps are shown

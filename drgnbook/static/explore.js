@@ -322,11 +322,11 @@ function walker(model, step) {
   const place = el('input', { type: 'range', min: 0, step: 1, 'aria-label': 'Place on the path', oninput: event => { stop(); go(+event.target.value); } });
   const tick = t => { if (!going) return; if (t - at > 1000 / speed) { at = t; if (now() + sense < 0 || now() + sense >= n()) sense = -sense; go(now() + sense); } going = requestAnimationFrame(tick); };
   const stop = () => { cancelAnimationFrame(going); going = 0; face(); }, face = () => { play.replaceChildren(icon(going ? 'Pause' : 'Play')); play.setAttribute('aria-label', going ? 'Pause' : 'Play'); };
-  const play = tool('Play', 'Play', 'y', () => { if (going) stop(); else { going = requestAnimationFrame(tick); face(); } }), folder = el('input', { type: 'text', value: 'path', 'aria-label': 'Folder for the path', size: 8 }), movie = el('select', { 'aria-label': 'Movie of the path' }, ['gif', 'mp4', 'webm', 'none'].map(o => el('option', { value: o === 'none' ? '' : `.${o}` }, o)));
+  const play = tool('Play', 'Play', 'y', () => { if (going) stop(); else { going = requestAnimationFrame(tick); face(); } }), folder = el('input', { type: 'text', value: 'path', 'aria-label': 'Folder for the path', size: 8 }), movie = el('select', { 'aria-label': 'Movie of the path', title: 'Movie of the path' }, ['gif', 'mp4', 'webm', 'none'].map(o => el('option', { value: o === 'none' ? '' : `.${o}` }, o)));
   const way = choice('way', ['straight', 'neighbours', 'density'], 'straight', w => { stop(); tell(model, 'way', [w]); }), ways = way.querySelector('select');
   const p = panel('Path', el('div', { class: 'drgn-row' }, group('Walk', play, tool('Back', 'Step back', '[', () => { stop(); go(now() - 1); }), tool('Next', 'Step on', ']', () => { stop(); go(now() + 1); })), place, slider('speed', 1, 20, 1, speed, v => speed = v)),
     el('div', { class: 'drgn-row' }, way, button('Remove path', '', () => { stop(); tell(model, 'walk', [[]]); })),
-    el('div', { class: 'drgn-row' }, button('Save path', 'e', () => tell(model, 'save_path', [folder.value.trim(), movie.value]), { title: 'Save path: maps, ChimeraX scripts and a movie' }), field('in', folder), field('movie', movie)));
+    el('div', { class: 'drgn-row' }, button('Save path', 'e', () => tell(model, 'save_path', [folder.value.trim(), movie.value]), { title: 'Save path: maps, ChimeraX scripts and a movie' }), field('in', folder), movie));
   return { node: p.node, stop, draw: () => { const k = n(); p.node.hidden = !k; if (!k) { stop(); return; } place.max = k - 1; place.value = now(); ways.value = model.get('route').way || 'straight'; p.side.textContent = `point ${now() + 1} of ${k}`; } };
 }
 
