@@ -25,6 +25,7 @@ from .landscape import PALETTE, gmm, kept_umap, kmeans, nearest, pca, show_embed
 from .paths import density_path, graph_path
 from .export import export_path
 from .widget import Widget, packed
+from .view import view as see
 
 # %% ../nbs/api/62_explore.ipynb #52a6fdf6
 def inside(xy, outline) -> np.ndarray:      # (N, 2) points; (n, 2) corners → (N,) bool
@@ -398,6 +399,15 @@ def _decode(self: Explore, z, D=None): return self._decoder.volumes(torch.as_ten
 def on_volume(self: Explore, f):
     "Call `f(volume)` with each density that is shown, from a thread: first a coarse one, then a finer one."
     self._viewers.append(f); return f
+
+@patch
+def view(self: Explore, **state):      # as for `view`
+    "The density in three dimensions, which follows the hand: display it below, or beside in an `HBox([ex, ex.view()])`."
+    if 'density' not in self.has: raise ValueError('there is no run behind this window, and so no density: explore(run)')
+    good = self.latent[self.known.ok]
+    v = see(self._decode(good[nearest(good, good.mean(0))[0]] if self.z is None else self.z, self._side), **state)
+    self.on_volume(v.update)
+    return v
 
 @patch
 def choose(self: Explore, i, rest=True):
