@@ -36,6 +36,19 @@ def shared():
     return folder
 
 @pytest.fixture
+def full_disk():
+    "`with full_disk():` no file can grow, as on a disk with no room (the system says EFBIG in place of ENOSPC)"
+    import resource
+    from contextlib import contextmanager
+    @contextmanager
+    def full():
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+        try: yield
+        finally: resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    return full
+
+@pytest.fixture
 def unchecked():
     "Without the checker of shapes, as a user runs: for tests of our own error messages"
     config.update('jaxtyping_disable', True)

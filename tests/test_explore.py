@@ -272,6 +272,16 @@ def test_lab(lab, fitted):
     w.clean(); w.page.close()
 
 
+@pytest.mark.parametrize('name', ['keep.star', 'keep.cs', 'keep.npy', 'keep.txt'])
+def test_full_disk(fitted, tmp_path, full_disk, name):
+    "What cannot be written is a sentence, and nothing half-written stays; with room again, the same click saves."
+    ex = explore(fitted); ex.selected = slice(30); ex.work.wait()
+    with full_disk(): ex.hear('save', str(tmp_path/name), True)
+    assert 'File too large' in ex.said and not list(tmp_path.iterdir())
+    ex.hear('save', str(tmp_path/name), True)
+    assert ex.said == '' and {p.stem for p in tmp_path.iterdir()} == {'keep', 'keep_rest'}
+
+
 def test_half_a_run(fitted, tmp_path):
     "No checkpoint is an error that says so; lost particles are a sentence, and the map and the density stay."
     from shutil import copytree, rmtree

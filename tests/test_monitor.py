@@ -81,6 +81,17 @@ def test_what_is_kept(ps, tmp_path):
     assert first['image/png'] == last['image/png'] and 'application/vnd.jupyter.widget-view+json' in first
 
 
+def test_full_disk(run, tmp_path, full_disk):
+    "Where nothing can be written the monitor still shows a run that is whole, and asks for nothing."
+    folder = shutil.copytree(run.folder, tmp_path/'run', ignore=shutil.ignore_patterns('monitor'))
+    with full_disk():
+        m = Monitor(Run.load(folder))
+        until(lambda: m.glance() or m.history['epoch'] == [1, 2, 3] and len(m.seen) == 3)
+        assert m.verdict and m.now['epoch'] == 3 and m.picture() is not None
+    assert not any(p.stat().st_size for p in folder.glob('monitor/*'))
+    m.close()
+
+
 CELLS = ['''
 import os, sys
 sys.path.insert(0, {root!r})
