@@ -3,7 +3,10 @@
     python tools/pictures.py [run]          # of the quickstart (demo/run1); without one, a small run is made
 """
 import sys, tempfile
+from io import BytesIO
 from pathlib import Path
+
+from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT/'tests'))
@@ -15,7 +18,7 @@ OUT = ROOT/'nbs/images'
 
 def windows(run):
     "Each window in a telling state, and how wide and high it is shown."
-    m = Monitor(run)
+    m = Monitor(run); m.title = run.folder.name
     while not m.glance(): m.end.wait(.2)
     yield 'monitor', m, (900, 700)
     labels, _ = gmm(run.z, 4)
@@ -35,7 +38,8 @@ def shoot(run):
                 page = mount(browser, window, theme == 'dark', width, height).page
                 page.wait_for_timeout(1500)                      # for what is drawn when it rests
                 if name.startswith('view'): page.wait_for_selector('.drgn-view[data-state=rest]')
-                page.locator('.drgn').first.screenshot(path=OUT/f'{name}_{theme}.png')
+                seen = Image.open(BytesIO(page.locator('.drgn').first.screenshot()))
+                seen.convert('RGB').quantize(128, dither=0).save(OUT/f'{name}_{theme}.png', optimize=True)
                 page.close()
 
 if __name__ == '__main__':
