@@ -4,6 +4,7 @@ __version__ = "0.1.0"
 _MODULES = '''
 fourier
 pose
+hopf
 ctf
 metadata
 volume
