@@ -21,8 +21,10 @@ data
 decoder
 latent
 orient
+search
 reconstruct
 subspace
+abinitio
 basis
 model
 postprocess
