@@ -32,7 +32,7 @@ def expect(v: Seen, s: Complex[Tensor,'q n'], T: Float[Tensor,'T 2']):
     A = moved(v, T)
     g = gain(v, s, A).flatten(1)
     top = g.amax(1, keepdim=True)
-    total = g.sub_(top).exp_().sum(1, keepdim=True)
+    total = g.sub_(top).clamp_(min=-60).exp_().sum(1, keepdim=True)          # what is smaller is slow to compute (denormal numbers), and nothing
     p = g.div_(total).view(len(v), len(T), -1)
     num = p.flatten(0, 1).T @ A.flatten(0, 1)
     den = p.sum(1).T @ (v.ctf.square()*v.w)

@@ -22,7 +22,7 @@ def particles(tmp_path_factory):
     return simulate({'E': sub.volume(sub.states[0], 32, sub.box/32)}, n=1000, D=32, snr=.5, junk=0., out=tmp_path_factory.mktemp('set')/'set')
 
 @pytest.fixture(scope='module')
-def found(particles): return abinitio(particles)
+def found(particles): return abinitio(particles, starts=1)
 
 
 def test_from_nothing(particles, found):
@@ -42,8 +42,8 @@ def test_both_hands_are_as_good(particles, found):
 
 def test_noise_is_not_a_particle(tmp_path):
     "Pure noise: it says that it found nothing"
-    ps = simulate({'none': Volume(torch.randn(32, 32, 32, generator=torch.Generator().manual_seed(0)), 10.)}, n=600, D=32, snr=1e-8, junk=0., out=tmp_path/'noise')
-    with pytest.raises(NothingFound, match='nothing was found'): abinitio(ps)
+    ps = simulate({'none': Volume(torch.randn(32, 32, 32, generator=torch.Generator().manual_seed(0)), 10.)}, n=300, D=32, snr=1e-8, junk=0., out=tmp_path/'noise')
+    with pytest.raises(NothingFound, match='nothing was found'): abinitio(ps, starts=1)
 
 def test_one_view(particles, tmp_path):
     "All images from one side, however turned in their plane"
