@@ -57,7 +57,7 @@ class Monitor(Widget, page_name='monitor'):
         super().__init__(title=str(run.folder), zdim=run.options['zdim'])
         self.run, self.share, self.seen, self.rest, self.end = run, share, {}, 0., Event()
         self.child, self.began, self.calm = None, 0., 0.
-        self.shown, self.kept = [], ()
+        self.shown = []                  # cells, and what they showed last
         self.glance()
 
     def do_pause(self): self.run.pause()
@@ -184,21 +184,23 @@ def close(self: Monitor):
     self.end.set()
     super(Monitor, self).close()
 
+@patch(as_prop=True)
+def last(self: Monitor): return self.live.get('says'), self.verdict
+
 @patch
 def _ipython_display_(self: Monitor):
     "Display it, and remember where."
     from IPython.display import display
-    self.kept = self.live.get('says'), self.verdict
     data, meta = self._repr_mimebundle_()
-    self.shown.append(display(data, metadata=meta, raw=True, display_id=True))
+    self.shown.append((display(data, metadata=meta, raw=True, display_id=True), self.last))
 
 @patch
 def keep(self: Monitor):
     "Leave the last picture in the cells that show the window, for whoever reads the notebook later."
-    if not self.shown or self.kept == (last := (self.live.get('says'), self.verdict)): return
-    self.kept = last
-    data, meta = self._repr_mimebundle_()
-    for cell in self.shown: cell.update(data, metadata=meta, raw=True)
+    old = [cell for cell, seen in self.shown if seen != self.last]
+    data, meta = self._repr_mimebundle_() if old else ({}, {})
+    for cell in old: cell.update(data, metadata=meta, raw=True)
+    self.shown = [(cell, self.last) for cell, _ in self.shown]
 
 @patch
 def _ipython_display_(self: Run): monitor(self)._ipython_display_()

@@ -74,7 +74,7 @@ def test_what_is_kept(ps, tmp_path):
     "The cell that shows a run keeps a picture of its end, though it was run at the beginning."
     import nbformat
     from nbclient import NotebookClient
-    cells = CELLS[0], CELLS[1].replace('100_000', '3').replace("'run'", repr(str(tmp_path/'run'))), 'run.wait();', "import time; m = monitor(run)\nwhile m.live['state'] != 'finished' or m.kept != (m.live['says'], m.verdict): time.sleep(.1)", 'run'
+    cells = CELLS[0], CELLS[1].replace('100_000', '3').replace("'run'", repr(str(tmp_path/'run'))), 'run.wait()', "import time; m = monitor(run)\nwhile m.live['state'] != 'finished' or m.shown[0][1] != m.last: time.sleep(.1)", 'run'
     notebook(tmp_path/'kept.ipynb', *(c.format(root=os.path.dirname(os.path.dirname(os.path.abspath(__file__))), star=str(ps.md.path)) for c in cells))
     nb = NotebookClient(nbformat.read(tmp_path/'kept.ipynb', 4), timeout=120).execute()
     first, last = (c.outputs[-1].data for c in (nb.cells[1], nb.cells[4]))
