@@ -4,6 +4,7 @@ __version__ = "0.1.0"
 _MODULES = '''
 fourier
 pose
+hopf
 ctf
 metadata
 volume
@@ -22,8 +23,10 @@ data
 decoder
 latent
 orient
+search
 reconstruct
 subspace
+abinitio
 basis
 model
 postprocess

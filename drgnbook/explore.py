@@ -21,7 +21,7 @@ from .metadata import pd
 from .cryodrgn import write_indices
 from .particles import Particles, normalise
 from .run import Run, RunError, last_checkpoint
-from .landscape import PALETTE, gmm, kept_umap, kmeans, nearest, pca, show_embedding, zscore
+from .landscape import PALETTE, gmm, kept_umap, kmeans, nearest, pc_path, pca, show_embedding, zscore
 from .paths import density_path, graph_path
 from .export import export_path
 from .widget import Widget, packed
@@ -485,13 +485,20 @@ def _straight(z, n=24) -> np.ndarray:      # (k, zdim) anchors → (n, zdim)
 
 _WAYS = dict(straight=lambda z, stops, n: _straight(z[stops], n), neighbours=lambda z, stops, n: graph_path(z, stops, 15, None, n)[0], density=lambda z, stops, n: density_path(z, stops, n=n)[0])
 
+def _along(z, way, anchors, n):
+    "The points of a way, or None where there are too few anchors for it."
+    if way in _WAYS: return _WAYS[way](z, anchors, n).astype(np.float32) if len(anchors) > 1 else None
+    pc = int(way[3:]) if way[:3] == 'PC ' and way[3:].isdigit() else 0
+    if not 0 < pc <= z.shape[1]: raise ValueError(f'a way is one of {", ".join(_WAYS)}, or PC 1 to PC {z.shape[1]}; found {way!r}')
+    return z[pc_path(z, pc - 1, n)].astype(np.float32)
+
 @patch
-def walk(self: Explore, anchors, n=24, way='straight'):      # particles, two or more; none to end it; 'straight', 'neighbours' or 'density'
+def walk(self: Explore, anchors=(), n=24, way='straight'):      # particles, two or more; none to end it; 'straight', 'neighbours', 'density', or 'PC 1' ..., which needs no anchors
     "Lay a path through particles; `ex.path` holds its points in latent space."
-    if way not in _WAYS: raise ValueError(f'a way is one of {", ".join(_WAYS)}; found {way!r}')
     if len(anchors) and not self.known.ok[anchors].all(): raise ValueError('an anchor of a path has no finite z')
-    self.anchors, i = [int(i) for i in anchors], np.flatnonzero(self.known.ok)
-    self.path = _WAYS[way](self.latent[i], np.searchsorted(i, self.anchors), n).astype(np.float32) if len(anchors) > 1 else None
+    i = np.flatnonzero(self.known.ok)
+    self.path = _along(self.latent[i], way, np.searchsorted(i, np.asarray(anchors, int)), n)
+    self.anchors = [int(a) for a in anchors]
     if self.path is None: self._at, self.route = None, {}; return
     self.route = dict(now=0, way=way, anchors=self.anchors, stops=i[nearest(self.latent[i], self.path)].tolist())          # shown where the nearest particles are
     self.step(0)
@@ -521,7 +528,8 @@ def do_save_path(self: Explore, folder, movie):
 def do_walk(self: Explore, points):
     "From the page: anchors are places on the map."
     i = np.flatnonzero(self.known.ok)
-    self.walk(i[nearest(self.xy[i], points)] if points else [], way=self.route.get('way', 'straight'))
+    way = self.route.get('way', 'straight')
+    self.walk(i[nearest(self.xy[i], points)] if points else [], way=way if way in _WAYS else 'straight')
 
 @patch
 def do_way(self: Explore, way):

@@ -16,8 +16,10 @@ from fastcore.imports import in_notebook
 
 # %% ../nbs/api/42_fit.ipynb #956a1569
 from .fourier import Lattice
+from .pose import point_group
 from .metadata import write_array, write_json
 from .particles import Particles
+from .abinitio import check_search
 from .model import Model
 from .cluster import submit, torchrun
 from .run import Run, RunError, locked, pick_device
@@ -129,7 +131,9 @@ def _check(ps, o):
     for name in ('epochs', 'batch_size', 'lr', 'width', 'keep_every'):
         if not o[name] > 0: raise ValueError(f'{name} must be positive, found {o[name]}')
     if isinstance(o['z'], str) and o['z'] == 'subspace' and o['zdim'] >= len(ps): raise ValueError(f"a subspace of {o['zdim']} dimensions needs more than {o['zdim']} particles, found {len(ps)}")
-    ps.pose, ps.ctf, ps.apix          # each says what is missing
+    if o['pose'] in ('search', 'refine'): point_group(o['symmetry']), check_search(ps, o['reach'])
+    if o['pose'] != 'search': ps.pose
+    ps.ctf, ps.apix          # each says what is missing
 
 def _defaults(o, device):
     "What depends on the device and on z: a processor is best with small steps, a card with large ones and half precision; where z is still to be learnt, no map should be given away."
@@ -142,7 +146,9 @@ def _defaults(o, device):
 def fit(ps: Particles,
         zdim: int = 8,                      # latent dimensions; 0 for one homogeneous map
         z='subspace',                       # 'subspace' (closed form), 'encoder' (VAE), 'table' (auto-decoder) or an array (N, zdim)
-        pose: str = 'given',                # 'given', or 'table' to refine poses by gradient
+        pose: str = 'given',                # 'given', 'search' (from pictures alone), 'refine' (search around those given), or 'table' (refine by gradient)
+        symmetry: str = 'C1',               # of the particle, for 'search' and 'refine': Cn, Dn, T, O, I
+        reach: float|None = None,           # largest shift that is searched, Å; a tenth of the box if None
         epochs: int = 10,                   # passes over the particles
         batch_size: int|None = None,             # images a step; 8, or 64 on a card, if None
         lr: float|None = None,                   # Adam's rate: warm-up, then a cosine; 1e-3 √(batch_size/8) if None

@@ -66,9 +66,9 @@ def _latent(cfg, zdim, z, encoder_width, encoder_depth, **_):
 def _pose(cfg, pose, **_):
     "The pose source that the options name."
     start = Pose(torch.eye(3).repeat(cfg['N'], 1, 1), torch.zeros(cfg['N'], 2))
-    if pose == 'given': return GivenPose(start)
+    if pose in ('given', 'search', 'refine'): return GivenPose(start)
     if pose == 'table': return PoseTable(start, cfg['apix'])
-    raise ValueError(f"pose is 'given' or 'table', found {pose!r}")
+    raise ValueError(f"pose is 'given', 'search' (from nothing), 'refine' (search around those given) or 'table' (by gradient), found {pose!r}")
 
 def best_scale(pred, seen, w, prior=.1):
     "The factor that fits each prediction to its image, least squares with a Gaussian prior 1 ± `prior`."

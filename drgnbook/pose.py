@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['euler_to_R', 'R_to_euler', 'rotvec_to_R', 'R_to_rotvec', 'sixd_to_R', 'R_to_sixd', 'angle_between',
-           'random_rotations', 'Pose', 'point_group']
+           'random_rotations', 'Pose', 'point_group', 'flip_poses', 'align_poses', 'pose_error']
 
 # %% ../nbs/api/01_pose.ipynb #6405abe2
 from dataclasses import dataclass
@@ -106,3 +106,54 @@ def point_group(name='C1') -> Float[Tensor,'g 3 3']:
         for S in (R @ T for T in turns):
             if not any(np.abs(S - known).max() < 1e-6 for known in group): group.append(S)
     return torch.tensor(np.array(group), dtype=torch.float32)
+
+# %% ../nbs/api/01_pose.ipynb #5b454101
+_MIRROR = torch.diag(torch.tensor([1., 1., -1.]))
+
+def flip_poses(pose: Pose) -> Pose:
+    "The poses of the same images on `Volume.flip()`, the particle's other hand."
+    M = _MIRROR.to(pose.R)
+    return Pose(M @ pose.R @ M, pose.t)
+
+def _nearest(A, B, group):
+    "Of each rotation of B the copy (by symmetry) that is next to A, and how far it is, degrees."
+    copies = B[:, None] @ group
+    far, which = angle_between(A[:, None], copies).min(1)
+    return copies[torch.arange(len(B)), which], far
+
+def _turn(A, B, group, pairs=200):
+    "The rotation `G` for which most of `B @ G` are near A."
+    i = torch.linspace(0, len(A) - 1, min(len(A), pairs)).long()
+    G = B[i].mT @ A[i]
+    G = G[torch.stack([_nearest(A[i], B[i] @ g, group)[1].median() for g in G]).argmin()]
+    for within in (40., 20., 10., 5.):
+        near, far = _nearest(A, B @ G, group)
+        if (far < within).sum() < 3: break
+        U, _, V = torch.linalg.svd((near.mT @ A)[far < within].sum(0))
+        G = G @ U @ torch.diag(torch.stack([torch.ones(()), torch.ones(()), torch.linalg.det(U @ V)])) @ V
+    return G
+
+def _move(a, b, far):
+    "The shift of the particle, Å, that best explains the difference of shifts (least squares, the farther half left out); moved by `x`, a particle needs `- x @ R.T` to be centred."
+    A, d = b.R[:, :2].flatten(0, 1), (b.t - a.t)
+    keep = torch.ones(len(d), dtype=torch.bool)
+    for _ in range(3):
+        x = torch.linalg.lstsq(A[keep.repeat_interleave(2)], d[keep].flatten()[:, None]).solution
+        off = (d - (A @ x).view(-1, 2)).norm(dim=-1) + (far > 20)*1e6
+        keep = off <= off.median()
+    return (A @ x).view(-1, 2)
+
+def align_poses(a: Pose, b: Pose, symmetry='C1'):
+    "`b` in the frame of `a` (turned, moved and, if that explains more, mirrored; symmetric copies next to each other), and whether it was mirrored."
+    group, best = point_group(symmetry), None
+    for mirrored, c in ((False, b), (True, flip_poses(b))):
+        R, far = _nearest(a.R, c.R @ _turn(a.R, c.R, group), group)
+        if best is None or far.median() < best[0].median(): best = far, R, mirrored
+    far, R, mirrored = best
+    c = Pose(R, b.t)
+    return (Pose(R, b.t - _move(a, c, far)) if len(a) > 3 else c), mirrored
+
+def pose_error(a: Pose, b: Pose, symmetry='C1'):      # `a`: the truth, whose frame the symmetry's axes stand in
+    "Of each image the angle, degrees, and the distance of the shifts, Å, between `a` and `b`, once `b` is in the frame of `a`."
+    c, _ = align_poses(a, b, symmetry)
+    return angle_between(a.R, c.R), (a.t - c.t).norm(dim=-1)

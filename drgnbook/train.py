@@ -7,6 +7,7 @@ __all__ = ['learning_rate', 'Trainer', 'encode', 'graceful', 'train']
 
 # %% ../nbs/api/41_train.ipynb #82b2ca3e
 import math, sys, time
+from pathlib import Path
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from resource import RUSAGE_SELF, getrusage
@@ -17,11 +18,13 @@ from jaxtyping import Float
 from fastcore.basics import patch
 
 # %% ../nbs/api/41_train.ipynb #bea8eb3a
+from .pose import Pose
 from .metadata import atomic, pd, write_array
 from .particles import progress
 from .data import Data, load_data, shuffled
 from .reconstruct import reconstruct
 from .subspace import subspace
+from .abinitio import abinitio, refine_poses
 from .decoder import FourierMLP
 from .latent import Batch, Table
 from .model import Model, allowed, calibrate, draw, sampling
@@ -250,7 +253,7 @@ def _train(run, team, say):
     data = load_data(ps, o['noise'], run.device)
     trainer = Trainer(run, data, Model(run.config).to(run.device), team)
     say('preparing', doing='going back to the last checkpoint' if run.checkpoints else 'finding what is known before the first step')
-    trainer.restore() if run.checkpoints else trainer.begin(ps.pose.to(run.device))
+    trainer.restore() if run.checkpoints else trainer.begin(ps)
     if o['grow']: trainer.curve = torch.from_numpy(np.load(run.folder/'fsc.npy'))
     done = min(trainer.now*o['batch_size'], o['epochs']*len(ps))
     with graceful() as trainer.stop, progress(None, 'training', total=o['epochs']*len(ps), initial=done, unit=' images', disable=None if team.first else True) as bar:
@@ -258,16 +261,38 @@ def _train(run, team, say):
     return trainer.state['epoch'] >= trainer.o['epochs']
 
 @patch
-def begin(self: Trainer, pose):
+def begin(self: Trainer, ps):
     "Set what is known before the first step."
+    if self.team.first: _find_pose(self.run, ps)
+    self.team.wait()
+    ps = _posed(self.run, ps)
+    pose = ps.pose.to(self.data.device)
     if self.team.first:
         _find_z(self.run, self.data, pose)
-        if self.o['grow']: write_array(self.run.folder/'fsc.npy', reconstruct(self.run.particles[::-(-len(self.data)//20_000)]).fsc.numpy())
+        if self.o['grow']: write_array(self.run.folder/'fsc.npy', reconstruct(ps[::-(-len(self.data)//20_000)]).fsc.numpy())
     self.team.wait()
     known = [torch.from_numpy(np.load(p)).to(self.data.device) if p.exists() else None for p in (self.run.folder/'z_given.npy', self.run.folder/'agreement.npy')]
     calibrate(self.model, self.data, pose, self.o['envelope'], *known)
     if self.team.first: save_fixed(self.run, self.model)
     if not self.model.latent.m: self.z = encode(self.model, self.data)
+
+def _find_pose(run, ps):
+    "Write down the poses that are searched for: `found.npy`, and a particle file; how sure they are (`spread.npy`); the rounds of the search (`search.csv`)."
+    o = run.options
+    if o['pose'] not in ('search', 'refine') or (run.folder/'found.npy').exists(): return
+    search = abinitio if o['pose'] == 'search' else refine_poses
+    found = search(ps, o['symmetry'], o['reach'], o['seed'], device=run.device, tell=lambda words: run.say('preparing', doing=words))
+    found.history.to_csv(run.folder/'search.csv', index=False)
+    write_array(run.folder/'spread.npy', found.spread.numpy())
+    ps.with_poses(found.pose).write(run.folder/('found' + Path(run.config['particles']).suffix))
+    write_array(run.folder/'found.npy', torch.cat([found.pose.R.flatten(1), found.pose.t], 1).numpy())
+
+def _posed(run, ps):
+    "The particles, with the poses that were found for them if some were."
+    path = run.folder/'found.npy'
+    if not path.exists(): return ps
+    R, t = torch.from_numpy(np.load(path)).split([9, 2], 1)
+    return ps.with_poses(Pose(R.unflatten(1, (3, 3)), t))
 
 def _find_z(run, data, pose):
     "Write down the z that are not learnt but found: those of the linear subspace."

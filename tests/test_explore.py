@@ -4,6 +4,7 @@ import pytest
 from matplotlib.path import Path as Outline
 
 from browser import mount, notebook, until, value, wire
+from drgnbook.landscape import pc_path
 from drgnbook.explore import explore, inside
 
 rng = np.random.default_rng(0)
@@ -211,6 +212,9 @@ def test_panels(browser, fitted, tmp_path):
     p.obey(); ex.work.wait(); assert ex.density['who'] == 13
     p.page.click('[aria-label="Next 24"]'); p.obey(); ex.work.wait(); assert ex.gallery['which'] == [24, 25, 26, 27, 28, 29]
     p.page.click('[aria-label^=Path]')
+    way = p.page.locator('[aria-label=Path].drgn-panel .drgn-field select').first; way.select_option('PC 2'); p.obey(); ex.work.wait(); p.show('route', 'density')
+    assert np.array_equal(ex.path, fitted.z[pc_path(fitted.z, 1, 24)]) and way.input_value() == 'PC 2' and p.page.locator('text=Save path').is_visible()
+    p.page.click('text=Remove path'); p.obey(); p.show('route'); assert ex.path is None and way.is_visible() and not p.page.locator('text=Save path').is_visible()
     for xy in p.pixel(ex.xy[[3, 50, 99]]): p.page.mouse.click(*xy)
     p.obey(); ex.work.wait(); assert ex.path.shape == (24, 3) and len(ex.anchors) == 3
     p.show('route', 'density', 'gallery')
@@ -225,7 +229,7 @@ def test_panels(browser, fitted, tmp_path):
     assert p.told('save_path')[-1]['with'] == [str(tmp_path/'a walk'), '']
     p.obey(); ex.long.wait(); p.show('said', 'done')
     assert ex.said == '' and len(list((tmp_path/'a walk').glob('path_*.mrc'))) == 24 and (tmp_path/'a walk/path_morph.cxc').exists() and 'saved 24 maps' in p.page.locator('.drgn-done').inner_text()
-    p.page.click('text=Remove path'); p.obey(); p.show('route'); assert ex.path is None and not p.page.locator('[aria-label=Path].drgn-panel').is_visible()
+    p.page.click('text=Remove path'); p.page.click('[aria-label^=Lasso]'); p.obey(); p.show('route'); assert ex.path is None and not p.page.locator('[aria-label=Path].drgn-panel').is_visible()
     p.close()
 
 

@@ -323,11 +323,15 @@ function walker(model, step) {
   const tick = t => { if (!going) return; if (t - at > 1000 / speed) { at = t; if (now() + sense < 0 || now() + sense >= n()) sense = -sense; go(now() + sense); } going = requestAnimationFrame(tick); };
   const stop = () => { cancelAnimationFrame(going); going = 0; face(); }, face = () => { play.replaceChildren(icon(going ? 'Pause' : 'Play')); play.setAttribute('aria-label', going ? 'Pause' : 'Play'); };
   const play = tool('Play', 'Play', 'y', () => { if (going) stop(); else { going = requestAnimationFrame(tick); face(); } }), folder = el('input', { type: 'text', value: 'path', 'aria-label': 'Folder for the path', size: 8 }), movie = el('select', { 'aria-label': 'Movie of the path', title: 'Movie of the path' }, ['gif', 'mp4', 'webm', 'none'].map(o => el('option', { value: o === 'none' ? '' : `.${o}` }, o)));
-  const way = choice('way', ['straight', 'neighbours', 'density'], 'straight', w => { stop(); tell(model, 'way', [w]); }), ways = way.querySelector('select');
+  const way = choice('way', ['straight', 'neighbours', 'density', 'PC 1', 'PC 2', 'PC 3'], 'straight', w => { stop(); tell(model, 'way', [w]); }), ways = way.querySelector('select');
+  const hint = el('span', { class: 'drgn-dim' }, 'Click anchors on the map or draw a line; a principal component needs none.');
+  let chosen = false;
   const p = panel('Path', el('div', { class: 'drgn-row' }, group('Walk', play, tool('Back', 'Step back', '[', () => { stop(); go(now() - 1); }), tool('Next', 'Step on', ']', () => { stop(); go(now() + 1); })), place, slider('speed', 1, 20, 1, speed, v => speed = v)),
-    el('div', { class: 'drgn-row' }, way, button('Remove path', '', () => { stop(); tell(model, 'walk', [[]]); })),
+    el('div', { class: 'drgn-row' }, way, hint, button('Remove path', '', () => { stop(); tell(model, 'walk', [[]]); })),
     el('div', { class: 'drgn-row' }, button('Save path', 'e', () => tell(model, 'save_path', [folder.value.trim(), movie.value]), { title: 'Save path: maps, ChimeraX scripts and a movie' }), field('in', folder), movie));
-  return { node: p.node, stop, draw: () => { const k = n(); p.node.hidden = !k; if (!k) { stop(); return; } place.max = k - 1; place.value = now(); ways.value = model.get('route').way || 'straight'; p.side.textContent = `point ${now() + 1} of ${k}`; } };
+  const rows = [...p.node.querySelectorAll('.drgn-row')].filter(r => !r.contains(hint)), remove = hint.nextSibling;
+  const draw = () => { const k = n(); p.node.hidden = !k && !chosen; for (const r of rows) r.hidden = !k; remove.hidden = !k; hint.hidden = !!k; p.side.textContent = ''; if (!k) { stop(); return; } place.max = k - 1; place.value = now(); ways.value = model.get('route').way || 'straight'; p.side.textContent = `point ${now() + 1} of ${k}`; };
+  return { node: p.node, stop, draw, tool: name => { chosen = name === 'Path'; draw(); } };
 }
 
 function views(model, root) {
@@ -389,12 +393,12 @@ function ranges(model) {
 // ---- together -----------------------------------------------------------------------------------------------------------------------------
 export default { render({ model, el: host }) {
   const f = frame(model, host, 'explore'), { root } = f, has = name => (model.get('has') || []).includes(name);
-  let flying = false, want = null;                                    // probe and path: one density under way, then the newest wish
+  let road = null, flying = false, want = null;                                    // probe and path: one density under way, then the newest wish
   const fly = (what, i) => { if (flying) { want = [what, i]; return; } flying = has('density') && i >= 0; tell(model, what, [i]); }, pick = i => { if (i === model.get('pick')) return; model.set('pick', i); fly('pick', i); };
   const map = atlas(model, root, { select: (how, bits, outline) => { tell(model, 'select', [how, outline], [bits]); status(); }, pick, path: anchors => { if (anchors.length > 1) tell(model, 'walk', [anchors]); } });
 
   const press = (names, set, shape = n => n) => { const all = names.map(([name, key, text]) => tool(shape(name), text || name, key, () => { set(name); all.forEach((b, i) => b.setAttribute('aria-pressed', names[i][0] === name)); }, { 'aria-pressed': false, 'data-is': name })); return all; };
-  const tools = press([['Pan', 'h', 'Pan'], ['Lasso', 'l'], ['Box', 'b'], ['Polygon', 'g', 'Polygon: click its corners, double click or Enter ends it'], ['Probe', 'p', 'Probe: the density follows the mouse'], ['Path', 't', 'Path: click anchors or draw a line']], name => { map.s.tool = name; map.s.outline = []; map.box.dataset.tool = name; map.over(); });
+  const tools = press([['Pan', 'h', 'Pan'], ['Lasso', 'l'], ['Box', 'b'], ['Polygon', 'g', 'Polygon: click its corners, double click or Enter ends it'], ['Probe', 'p', 'Probe: the density follows the mouse'], ['Path', 't', 'Path: click anchors or draw a line']], name => { map.s.tool = name; map.s.outline = []; map.box.dataset.tool = name; map.over(); road?.tool(name); });
   const ways = press([['New', 'n', 'New selection'], ['Add', 'a', 'Add to the selection (or hold shift)'], ['Subtract', 's', 'Subtract from the selection (or hold alt)'], ['Intersect', 'x', 'Intersect with the selection (or hold shift and alt)']], name => map.s.how = name.toLowerCase());
   tools[1].click(); ways[0].click();
   const bar = el('div', { class: 'drgn-row drgn-bar' }, group('Tools', tools), group('Way', ways),
@@ -426,7 +430,8 @@ export default { render({ model, el: host }) {
   const limits = ranges(model), more = el('div', { class: 'drgn-row' });
   const lower = () => more.replaceChildren(choices('Show only where', { '': ['…'], ...(model.get('columns') || {}) }, '…', n => { if (n !== '…') tell(model, 'limit', [n]); }));
 
-  const key = legend(model, map, root), right = [images(model, { pick }), density(model), views(model, root)], road = walker(model, i => fly('step', i));
+  const key = legend(model, map, root), right = [images(model, { pick }), density(model), views(model, root)];
+  road = walker(model, i => fly('step', i));
   const side = el('div', { class: 'drgn-side' }, right[0].node, right[1].node, road.node, right[2].node), left = el('div', { class: 'drgn-left' }, bar, map.box, key.node, el('div', { class: 'drgn-row drgn-below' }, counts, keep, name, chips), el('div', { class: 'drgn-row' }, path, el('label', { class: 'drgn-field' }, rest, 'and the others beside it'), save, done), more, limits.node, note);
   root.append(picks, el('div', { class: 'drgn-both' }, left, side));
 

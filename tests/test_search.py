@@ -1,0 +1,94 @@
+"Poses from nothing and poses improved, and what a search says when there is nothing to find."
+import math
+import numpy as np, pytest, torch
+from drgnbook.pose import Pose, angle_between, align_poses, flip_poses, pose_error, random_rotations, rotvec_to_R
+from drgnbook.hopf import shift_grid
+from drgnbook.metadata import MetadataError
+from drgnbook.particles import Particles
+from drgnbook.data import load_data
+from drgnbook.volume import Volume
+from drgnbook.assembly import large_subunit
+from drgnbook.simulate import simulate
+from drgnbook.search import Searcher, Slicer, finer, look, polish
+from drgnbook.reconstruct import reconstruct
+from drgnbook.abinitio import NothingFound, abinitio, check_search, refine_poses, unseen
+from drgnbook.fit import fit
+
+
+@pytest.fixture(scope='module')
+def particles(tmp_path_factory):
+    "1,000 images of 32 px of one state, far above the noise."
+    sub = large_subunit()
+    return simulate({'E': sub.volume(sub.states[0], 32, sub.box/32)}, n=1000, D=32, snr=.5, junk=0., out=tmp_path_factory.mktemp('set')/'set')
+
+@pytest.fixture(scope='module')
+def found(particles): return abinitio(particles, starts=1)
+
+
+def test_from_nothing(particles, found):
+    "Poses up to a turn and the hand; halves that agree; a map; a history"
+    deg, far = pose_error(particles.pose, found.pose)
+    assert deg.median() < 4 and (deg < 20).float().mean() > .9 and far.median() < .5*particles.apix
+    assert found.agreement > .7 and list(found.history.how) == ['search', 'search', 'polish', 'polish', 'polish']
+    assert found.history.turn.iloc[-1] < found.history.turn.iloc[0] and 'hand' in repr(found)
+    assert .3 < float(found.spread.median()/deg.median()) < 3
+
+def test_both_hands_are_as_good(particles, found):
+    "The mirrored poses give the mirrored map, and the same error"
+    rec = reconstruct(particles.with_poses(flip_poses(found.pose)))
+    assert found.reconstruction.volume.flip().fsc(rec.volume)[1:10].min() > .95
+    one, other = (pose_error(particles.pose, p)[0].median() for p in (found.pose, flip_poses(found.pose)))
+    assert abs(float(one - other)) < .2
+
+def test_noise_is_not_a_particle(tmp_path):
+    "Pure noise: it says that it found nothing"
+    ps = simulate({'none': Volume(torch.randn(32, 32, 32, generator=torch.Generator().manual_seed(0)), 10.)}, n=300, D=32, snr=1e-8, junk=0., out=tmp_path/'noise')
+    with pytest.raises(NothingFound, match='nothing was found'): abinitio(ps, starts=1)
+
+def test_one_view(particles, tmp_path):
+    "All images from one side, however turned in their plane"
+    psi = torch.tensor(rotvec_to_R(np.c_[np.zeros((500, 2)), np.linspace(0, 360, 500)])).float()
+    assert unseen(psi @ random_rotations(1)) > .75 and unseen(random_rotations(500)) == 0
+
+def test_too_few(particles):
+    with pytest.raises(ValueError, match='50 particles or more, found 49'): abinitio(particles[:49])
+
+def test_no_such_symmetry(particles):
+    with pytest.raises(ValueError, match='a symmetry is'): abinitio(particles, symmetry='Q3')
+
+def test_reach_makes_sense(particles):
+    with pytest.raises(ValueError, match='half of the box'): check_search(particles, 1e4)
+
+@pytest.mark.parametrize('columns, what', [(['dfu'], 'no CTF'), (['apix'], 'no pixel size')])
+def test_what_is_missing(particles, columns, what):
+    "A search needs CTF and pixel size, and no poses"
+    from dataclasses import replace
+    ps = replace(particles, md=replace(particles.md, table=particles.table.drop(columns=columns)))
+    with pytest.raises(MetadataError, match=what): abinitio(ps)
+
+def test_shifts_beyond_the_search(particles):
+    "Particles further off than was tried are noticed"
+    away = particles.with_poses(Pose(particles.pose.R, torch.zeros(len(particles), 2)))
+    with pytest.warns(UserWarning, match='border of the shifts'): refine_poses(away, reach=particles.D*particles.apix/24)
+
+def test_refined(particles):
+    "Poses that are off by 5° and 1.5 px get better, and say how sure they are"
+    gen, true = torch.Generator().manual_seed(0), particles.pose
+    turn = torch.tensor(rotvec_to_R(torch.nn.functional.normalize(torch.randn(len(true), 3, generator=gen), dim=-1).numpy()*5)).float()
+    off = Pose(turn @ true.R, true.t + torch.randn(len(true), 2, generator=gen)*particles.apix)
+    better = refine_poses(particles.with_poses(off))
+    before, after = (pose_error(true, p) for p in (off, better.pose))
+    assert after[0].median() < before[0].median()/1.5 and after[1].median() < before[1].median()/2
+
+def test_fit_without_poses(particles, tmp_path):
+    "The loop is the same; the file needs no poses; found ones are written, and a second start does not search again"
+    from dataclasses import replace
+    bare = replace(particles, md=replace(particles.md, table=particles.table.drop(columns=['rx', 'ry', 'rz', 'tx', 'ty'])))
+    run = fit(bare, zdim=0, pose='search', epochs=1, width=32, depth=1, out=tmp_path/'run', where='here', device='cpu')
+    assert pose_error(particles.pose, run.pose)[0].median() < 4
+    written = Particles.read(tmp_path/'run'/'found.star')
+    assert angle_between(written.pose.R, run.pose.R).max() < .1
+    assert {'changed', 'turn', 'search_res'} <= set(open(tmp_path/'run'/'search.csv').readline().strip().split(','))
+    before = (tmp_path/'run'/'found.npy').stat().st_mtime_ns
+    run.resume(epochs=2, where='here')
+    assert (tmp_path/'run'/'found.npy').stat().st_mtime_ns == before and len(run.history) == 2
