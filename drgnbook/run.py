@@ -213,16 +213,11 @@ def prune(run: Run, every: int):
         else: (p/'optimiser.safetensors').unlink(missing_ok=True)
 
 # %% ../nbs/api/40_run.ipynb #f8f5aa48
-@lru_cache(2)
-def _model(run, path, stamp):
-    "The model of a checkpoint of that date: a hand that moves over the latent space asks for it again and again."
-    return _put(run, Model(run.config)).to(run.device).eval().requires_grad_(False)
-
 @patch(as_prop=True)
 def model(self: Run) -> Model:
     "The model of the last checkpoint."
-    path = last_checkpoint(self)
-    return _model(self, path, path.stat().st_mtime_ns)
+    model = _put(self, Model(self.config))
+    return model.to(self.device).eval().requires_grad_(False)
 
 @patch(as_prop=True)
 def decoder(self: Run):
@@ -278,21 +273,21 @@ def _repr_html_(self: Run):
 # %% ../nbs/api/40_run.ipynb #b4addf13
 @patch
 @torch.no_grad()
-def losses(self: Run, sample: float|None = None,      # part of the coefficients; the training's (1,000 at least) if None, and only that is kept
+def losses(self: Run, sample: float|None = None,      # part of the coefficients; the training's (400 at least) if None, and only that is kept
            told=None,                                 # is told how far it is, 0 to 1
            batch=256) -> np.ndarray:
     "The data term of each particle `(N,)` at the last checkpoint: about 1 where nothing but noise is left."
     at = last_checkpoint(self)
     if sample is None and (at/'loss.npy').exists(): return np.load(at/'loss.npy')
     model, data = self.model, load_data(self.particles, self.options.get('noise', True), self.device)
-    part = sample or min(1., max(self.options.get('sample', .1), 1000/len(data.lattice)))
+    part = sample or min(1., max(self.options.get('sample', .1), 400/len(data.lattice)))
     p, z, out = sampling(data.lattice, part), torch.from_numpy(np.load(at/'z.npy')).to(self.device), torch.zeros(len(data))
     cols = draw(p, torch.Generator().manual_seed(self.options['seed']))
     w = data.weight[cols]*(len(cols)/len(p)/p[cols].float()).to(data.weight)
     cols, batches = cols.to(w.device), torch.arange(len(data)).split(batch)
     for n, (i, pairs) in enumerate(progress(data.stream(batches, data.window(batch)), 'losses', total=len(batches))):
         picked, pose = pairs[:, cols], model.pose.poses(i)
-        for a, c in model.parts(len(i), len(cols), 2**16 if data.device.type == 'cpu' else 2**21):
+        for a, c in model.parts(len(i), len(cols), 4096 if data.device.type == 'cpu' else 2**21):
             out[i[a].cpu()] += model.misfit(data, i[a], picked[a, c], cols[c], w[c], z[i[a]], pose.R[a], pose.t[a]).float().cpu()*(len(cols[c])/len(cols))
         if told: told((n + 1)/len(batches))
     if sample is None: write_array(at/'loss.npy', out.numpy())
