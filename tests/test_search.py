@@ -103,5 +103,5 @@ def test_fit_refines(particles, tmp_path):
     off = Pose(particles.pose.R, particles.pose.t + particles.apix)
     run = fit(particles.with_poses(off), zdim=2, pose='refine', epochs=1, width=32, depth=1, out=tmp_path/'run', where='here', device='cpu')
     assert pose_error(particles.pose, run.pose)[1].median() < .3*particles.apix and run.z.shape == (len(particles), 2)
-    assert angle_between(Particles.read(tmp_path/'run'/'found.star').pose.R, run.pose.R).max() < .1
+    assert angle_between(Particles.read(tmp_path/'run'/'found.star', datadir=particles.where[0]).pose.R, run.pose.R).max() < .1
     assert {'changed', 'turn', 'search_res'} <= set(open(tmp_path/'run'/'search.csv').readline().strip().split(','))
