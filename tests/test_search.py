@@ -47,6 +47,7 @@ def test_both_hands_are_as_good(real, found):
     one, other = (pose_error(real.pose, p)[0].median() for p in (found.pose, flip_poses(found.pose)))
     assert abs(float(one - other)) < .2
 
+@pytest.mark.slow
 def test_noise_is_not_a_particle(tmp_path):
     "Pure noise: it says that it found nothing"
     ps = simulate({'none': Volume(torch.randn(32, 32, 32, generator=torch.Generator().manual_seed(0)), 10.)}, n=300, D=32, snr=1e-8, junk=0., out=tmp_path/'noise')
