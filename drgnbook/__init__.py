@@ -36,6 +36,7 @@ paths
 evidence
 occupancy
 states
+scores
 widget
 view
 explore
