@@ -37,6 +37,8 @@ evidence
 occupancy
 states
 scores
+validate
+halves
 widget
 view
 explore
