@@ -204,33 +204,32 @@ def _turn(maps, F, z, a, votes, lattice):
 
 # %% ../nbs/api/34_subspace.ipynb #4043f112
 def _whitened(z, votes):
-    "Coordinates of mean 0 and unit covariance, and the way back."
+    "Coordinates of mean 0 and unit covariance."
     w = (votes/votes.sum())[:, None].double()
-    mean = (z*w).sum(0)
-    c = z.double() - mean
+    c = z.double() - (z*w).sum(0)
     root = torch.linalg.cholesky((c*w).T @ c + 1e-9*torch.eye(z.shape[1], device=z.device)*(c*c*w).sum())
-    return torch.linalg.solve_triangular(root, c.T, upper=False).T.float(), lambda y: (mean + y.double() @ root.T).float()
+    return torch.linalg.solve_triangular(root, c.T, upper=False).T.float()
 
 def _spanned(data, pose, y, votes, band, size):
-    "The maps that known coordinates span, and the usual agreement."
+    "The maps that known coordinates span."
     maps = MapGrid(y.shape[1], min(band, data.lattice.D//2 - 1), data.device)
-    sums, none, every = Sums(maps), y.new_zeros(y.shape[1], y.shape[1]), torch.arange(len(data), device=data.device)
-    for i in progress(every.split(size), 'maps of the known'):
+    sums, none = Sums(maps), y.new_zeros(y.shape[1], y.shape[1])
+    for i in progress(torch.arange(len(data), device=data.device).split(size), 'maps of the known'):
         f, ctf, w, corner, *_ = _expect(data, pose, maps, i)
         sums.add(f, ctf, w, corner, _moments(y[i], none, votes[i]))
-    F = maps.confine(sums.solve(_prior(maps, sums, None, 1.)))
-    maps.store(maps.confine(sums.solve(_prior(maps, sums, F, .02))))
-    some = every[votes > 0][:2000]
-    return maps, torch.cat([_expect(data, pose, maps, i, y.new_ones(()))[-1] for i in some.split(size)]).median().clamp(min=1e-6)
+    maps.store(maps.confine(sums.solve(_prior(maps, sums, None, 1.))))
+    return maps
 
 def place(data: Data, pose: Pose, z: Float[Tensor,'N q'],                          # particles whose z is known
           others: Data, their_pose: Pose,                                          # and those whose is not, of the same box
           agreement: Float[Tensor,'N']|None = None, band=16) -> Float[Tensor,'M q']:      # as `subspace` found it, so that junk has no vote
-    "The `z` of other particles: the posterior mean under linear maps made from the known ones."
+    "The `z` of other particles: their posterior mean under linear maps made from the known ones, on the axes of the known `z`."
     if others.lattice.D != data.lattice.D: raise ValueError(f'the known particles have {data.lattice.D} px, the others {others.lattice.D}: downsample to one box')
     z, votes = z.to(data.device), torch.ones(len(data), device=data.device) if agreement is None else vote(agreement.to(data.device), 1.)
-    y, back = _whitened(z, votes)
     size = max(1, 2**17//int((data.lattice.radius <= band).sum()))
-    maps, usual = _spanned(data, pose, y, votes, band, size)
-    parts = torch.arange(len(others), device=data.device).split(size)
-    return back(torch.cat([_expect(others, their_pose, maps, i, usual)[4] for i in progress(parts, 'placing the others')]))
+    maps, usual = _spanned(data, pose, _whitened(z, votes), votes, band, size), z.new_ones(())
+    def found(data, pose):
+        y = torch.cat([_expect(data, pose, maps, i, usual)[4] for i in progress(torch.arange(len(data), device=data.device).split(size), 'placing particles')])
+        return torch.cat([y, torch.ones_like(y[:, :1])], 1)
+    here = found(data, pose)
+    return found(others, their_pose) @ torch.linalg.lstsq(here*votes[:, None], z*votes[:, None]).solution
