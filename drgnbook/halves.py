@@ -19,7 +19,7 @@ from .particles import Particles
 from .data import load_data
 from .orient import GivenPose
 from .reconstruct import halves_of
-from .subspace import place as place_others
+from .subspace import infer
 from .run import Run
 from .train import encode
 from .fit import fit
@@ -41,7 +41,7 @@ def place(self: Run, ps: Particles) -> np.ndarray:      # poses as in its table
         return encode(model, data).cpu().numpy()
     mine, path = load_data(self.particles, self.options['noise'], self.device), self.folder/'agreement.npy'
     agreement = torch.from_numpy(np.load(path)) if path.exists() else None
-    return place_others(mine, self.pose.to(self.device), torch.from_numpy(self.z), data, ps.pose.to(self.device), agreement).cpu().numpy()
+    return infer(mine, self.pose.to(self.device), torch.from_numpy(self.z), data, ps.pose.to(self.device), agreement).cpu().numpy()
 
 # %% ../nbs/api/58_halves.ipynb #e5615af6
 @dataclass(frozen=True, eq=False)
