@@ -5,6 +5,7 @@
 ## make notebooks  run and clean in place           (NB=nbs/api/00_fourier.ipynb for one; else all)
 ## make bench      the figures of BENCHMARKS.md    (needs ../shared/data for the 10076-like set)
 ## make bench-peer  the same beside cryodrgn, in an environment of its own (PEER=.peer); an hour on two cores
+## make bench-proof  every score against the truth, beside cryodrgn (SETS=linear,circle N=1000 EPOCHS=5; in full: SETS=all N=50000 EPOCHS=20)
 ## make clean      remove what was made, but .venv
 
 PY   ?= python3
@@ -16,9 +17,12 @@ TORCH ?= torch==2.13.0
 
 BIN   := $(VENV)/bin
 READY := $(VENV)/.ready
+SETS   ?= linear,circle
+N      ?= 1000
+EPOCHS ?= 5
 NB    ?= $(wildcard nbs/api/*.ipynb nbs/tutorials/*.ipynb nbs/explanations/*.ipynb)
 
-.PHONY: help demo test lab export notebooks bench peer bench-peer clean
+.PHONY: help demo test lab export notebooks bench peer bench-peer bench-proof clean
 help:
 	@sed -n 's/^## //p' Makefile
 
@@ -59,6 +63,9 @@ peer:
 
 bench-peer: $(READY) peer
 	$(BIN)/python benchmarks/peer.py all --peer $(PEER)/bin/python
+
+bench-proof: $(READY) peer
+	$(BIN)/python benchmarks/proof.py $(SETS) --n $(N) --epochs $(EPOCHS) --peer $(PEER)/bin/python
 
 clean:
 	rm -rf demo build dist _docs _proc *.egg-info .pytest_cache

@@ -3,7 +3,7 @@ import json, os, pickle, subprocess, sys, tempfile, time
 from dataclasses import dataclass, replace
 from pathlib import Path
 import numpy as np, torch
-from drgnbook import Volume, large_subunit, read_cryodrgn_ctf, simulate
+from drgnbook import Assembly, Volume, large_subunit, read_cryodrgn_ctf, rotvec_to_R, simulate
 from empiar10076 import assembly_10076
 
 SPAN = 20.      # degrees
@@ -27,6 +27,87 @@ def assembling_set(folder, data, n=2000, seed=0):
     data = Path(data)
     source, ctf = assembly_10076(data/'empiar10076').maps(64, 6.55), read_cryodrgn_ctf(data/'ctf/empiar10028_ctf.pkl')
     return simulate(source, n=n, D=64, apix=6.55, snr=.63, within=105., ctf=ctf, junk=0., seed=seed, out=folder)
+
+
+# Sets of known truth for `proof.py`, after those of the first cryoDRGN paper (Zhong et al. 2021) and of CryoBench (Jeon et al. 2024); sources only, `simulate` does the rest.
+
+def one_state(seed=0):
+    "The large subunit with all its blocks, at rest, to be moved."
+    whole = large_subunit(seed)
+    return replace(whole, xyz=whole.xyz[20:21], states=('whole',), occupancy=torch.ones(1, len(whole.blocks)), proportions=torch.ones(1))
+
+
+def turning():
+    "Its upper half turning all the way round on its lower half: a circle."
+    whole = one_state()
+    upper = (whole.xyz[0, :, 1] > 0).long()
+    two = replace(whole, block=upper, blocks=('lower', 'upper'), occupancy=torch.ones(1, 2))
+    return two.hinge('upper', at=(0., 0., 0.), axis=(0., 1., 0.), span=(0., 360.), stations=73)
+
+
+ROWS = 13       # of the square that `bending_twice` sweeps, and stations in each
+
+
+def swept(coord):
+    "Both angles, degrees, at a place on the path of `bending_twice`: it goes there and back again, a row higher each time."
+    steps = np.linspace(-SPAN, SPAN, ROWS)
+    path = np.array([(a, b) for j, b in enumerate(steps) for a in (steps if j % 2 == 0 else steps[::-1])])
+    at = np.clip(np.asarray(coord, dtype=float), 0, 1)*(len(path) - 1)
+    return np.stack([np.interp(at, np.arange(len(path)), path[:, i]) for i in (0, 1)], -1)
+
+
+def bending_twice():
+    "Its top bending about z and its bottom about x, each by ±20° on its own: two dimensions, swept by one path."
+    whole = one_state()
+    rest, angles = whole.xyz[0], swept(np.linspace(0, 1, ROWS**2))
+    top, bottom = rest[:, 1] > 25, rest[:, 1] < -25
+    turn = lambda degrees, axis: torch.tensor(rotvec_to_R(degrees[:, None]*np.array(axis))).float()
+    a, b = turn(angles[:, 0], (0., 0., 1.)), turn(angles[:, 1], (1., 0., 0.))
+    return replace(whole, xyz=torch.where(top[:, None], rest @ a.mT, torch.where(bottom[:, None], rest @ b.mT, rest)), span=(0., 1.))
+
+
+def ten_states():
+    "The ten states of the assembling subunit, all alike in number and at rest."
+    whole = large_subunit()
+    return replace(whole, xyz=whole.xyz[20:21], proportions=torch.full((10,), .1))
+
+
+def antibody(data):
+    "1IGY, one of whose Fabs (chain A, and chain B up to the hinge) turns all the way round on the hinge: CryoBench's IgG-1D."
+    import gemmi
+    path = Path(data)/'atoms/1igy.cif'
+    chain = gemmi.read_structure(str(path))[0]['B']
+    numbers = sorted({r.seqid.num for r in chain if gemmi.find_tabulated_residue(r.name).is_amino_acid()})
+    whole = Assembly.from_atoms(path, sigma=2.)
+    heavy, light = ((whole.block == whole.blocks.index(c)).nonzero()[:, 0] for c in 'BA')          # beads of a chain are in the order of its residues
+    fab = torch.zeros(len(whole.amp)).long()
+    fab[light] = fab[heavy[:sum(x <= 220 for x in numbers)]] = 1
+    at, end = (whole.xyz[0, heavy[[i for i, x in enumerate(numbers) if x <= last][-1]]] for last in (220, 236))
+    two = replace(whole, block=fab, blocks=('rest', 'Fab'), occupancy=torch.ones(1, 2))
+    return two.hinge('Fab', at=tuple(at.tolist()), axis=tuple((end - at).tolist()), span=(0., 360.), stations=73)
+
+
+def ribosembly(data, D, states=16):
+    "The 50S in sixteen states, made up: its chains come one after the other, the rarest in EMPIAR-10076's four states last. CryoBench's Ribosembly has sixteen too, others."
+    known = assembly_10076(Path(data)/'empiar10076')
+    order = (-known.occupancy.mean(0)).argsort(stable=True)
+    first = int((known.occupancy.min(0).values > .5).sum())                                       # there in all four
+    there = torch.zeros(states, len(known.blocks))
+    for c, m in enumerate(np.linspace(first, len(known.blocks), states).round().astype(int)): there[c, order[:m]] = 1
+    all16 = replace(known, states=tuple(f's{c:02d}' for c in range(states)), occupancy=there, proportions=torch.full((states,), 1/states))
+    return all16.maps(D, 419.2/D)
+
+
+# name: (source, from the shared folder and the box; SNR over the box; what `Truth` needs; published figures)
+ZHONG = 'FSC = 0.5 of the first paper (50,000 projections, D = 64), px: cryoDRGN {}, with tilt pairs {}, cryoSPARC {}; 2 is the best possible'
+JEON = "CryoBench's area per image of its own set (100,000 images, D = 128): RECOVAR {}, cryoDRGN {}; at most 0.492"
+SETS = dict(
+    linear=(lambda data, D: bending(), .1, {}, ZHONG.format(2.50, 2.35, 3.60)),
+    plane=(lambda data, D: bending_twice(), .1, dict(space=swept), ZHONG.format(4.44, 2.93, 6.90)),
+    circle=(lambda data, D: turning(), .1, dict(period=360.), ZHONG.format(3.86, 2.63, 4.87)),
+    ten=(lambda data, D: ten_states(), .1, {}, ZHONG.format(4.95, 2.58, 5.69)),
+    igg=(lambda data, D: antibody(data), .01, dict(period=360.), JEON.format(.386, .351)),
+    ribosembly=(ribosembly, .01, {}, JEON.format(.429, .412)))
 
 
 def env(threads, cache=None):

@@ -42,6 +42,9 @@ paths
 evidence
 occupancy
 states
+scores
+validate
+halves
 export
 widget
 view

@@ -1,0 +1,99 @@
+"""Every score of `validate`, of drgnbook and of cryoDRGN, on the same images, with as many epochs.
+
+    python benchmarks/proof.py linear,circle --n 1000 --epochs 5 [--D 64] [--peer .peer/bin/python] [--data ../shared/data] [--out bench_proof]
+
+The sets are those of `sets.SETS`: linear, plane, circle and ten after the first cryoDRGN paper (in full: --n 50000), igg and ribosembly after CryoBench (--n 100000 --D 128). cryoDRGN's `train_vae` and drgnbook's `fit` run with
+their defaults but for the width (256×3, zdim 8) and the number of epochs. Each set has its folder in --out; what is done is kept, and a call goes on from there. cryoDRGN needs some 30 to 50 ms an image and epoch at D = 64 on one core, its
+hundred maps two minutes.
+"""
+import shutil
+from dataclasses import replace
+from pathlib import Path
+import numpy as np, pandas as pd
+from fastcore.script import call_parse
+from drgnbook import Particles, Run, Truth, read_truth, reconstruct, score, simulate, validate
+from peer import ours
+from quality import watch
+from sets import SETS, Peer, machine
+
+ZDIM, WIDTH = 8, 256
+
+
+def make(name, folder, data, n, D, seed):
+    "The set, in the words of both programs, and its truth."
+    source, snr, more, _ = SETS[name]
+    source = source(data, D)
+    ps = simulate(source, n=n, D=D, snr=snr, junk=0., seed=seed, out=folder)
+    return ps, Truth(read_truth(folder), ps.D, ps.apix, folder, source, ps.pose, **more)
+
+
+def train(who, root, peer, epochs):
+    "One program on one set, if it has not been done."
+    folder, out, times = root/'set', root/who, root/f'{who}.csv'
+    if times.exists():
+        have = len(pd.read_csv(times))
+        if have != epochs: raise SystemExit(f'{out} has {have} epochs, {epochs} are asked for: choose another --out, or remove {times}')
+        return
+    for old in (out, root/f'{who}.cache'): shutil.rmtree(old, ignore_errors=True)
+    fit = ours('fit', folder/'particles.star', '--out', out, '--zdim', ZDIM, '--width', WIDTH, '--epochs', epochs, '--device', 'cpu')
+    command, pattern = dict(peer=(peer.train(folder, out, epochs, ZDIM, WIDTH), 'z.*.pkl'), ours=(fit, 'checkpoints/????/state.json'), encoder=([*fit, '--z', 'encoder'], 'checkpoints/????/state.json'))[who]
+    watch(command, out, pattern, times)
+
+
+def grade(who, root, peer, epochs, ps, truth, images, evidence):
+    "The scores of one program, or of the map of all particles."
+    kept = root/f'{who}.scores.csv'
+    if kept.exists(): return pd.read_csv(kept, index_col=0)
+    if who == 'consensus':
+        mean = reconstruct(ps).volume
+        table = score(np.zeros((len(ps), 0)), lambda z: [mean]*len(z), truth, images)
+    elif who == 'peer':
+        z = peer.latents(root/who/f'z.{epochs}.pkl')
+        table = score(z, lambda z: peer.volumes(root/who, f'weights.{epochs}.pkl', z, root/'maps', ps.apix), truth, images)
+        shutil.rmtree(root/'maps')
+    else: table = validate(Run.load(root/who, 'cpu'), truth, images=images, evidence=evidence)
+    table.to_csv(kept)
+    return table
+
+
+def side_by_side(tables):
+    "Markdown: a row a score; decoder maps, evidence maps, cryoDRGN's, those of no heterogeneity at all; who is ahead."
+    columns = {'drgnbook': tables['ours'].found, 'its evidence maps': tables['ours'].get('evidence'), "drgnbook, z='encoder'": tables.get('encoder', pd.DataFrame(dict(found=[]))).found,
+               'cryodrgn': tables.get('peer', pd.DataFrame(dict(found=[]))).found, 'consensus': tables['consensus'].found, 'best': tables['ours'].best}
+    t = pd.DataFrame({k: v for k, v in columns.items() if v is not None and len(v)})
+    t = t.loc[[*tables['ours'].index]]
+    lower = (t.best == 0) | t.index.str.startswith('px')
+    if 'cryodrgn' in t:
+        mine = t[[c for c in t if 'drgnbook' in c or 'evidence' in c]]
+        ahead = np.where(lower, mine.min(axis=1) < t.cryodrgn, mine.max(axis=1) > t.cryodrgn)
+        t['ahead'] = np.where(t.cryodrgn.isna(), '', np.where(ahead, 'drgnbook', np.where(mine.isna().all(axis=1), '', '**not drgnbook**')))
+    cell = lambda x: x if isinstance(x, str) else '' if pd.isna(x) else f'{x:.3f}'
+    return ['| | ' + ' | '.join(t) + ' |', '|---'*(t.shape[1] + 1) + '|', *(f'| {name} | ' + ' | '.join(map(cell, row)) + ' |' for name, row in zip(t.index, t.to_numpy(dtype=object)))]
+
+
+@call_parse
+def main(on: str,                               # sets, with commas between, or all
+         n: int = 2000, D: int = 64,            # images, px
+         epochs: int = 10,                      # of each program
+         images: int = 100,                     # whose own maps are scored
+         evidence: int = 10,                    # of them, with maps from particles as well
+         who: str = 'peer,ours',                # or encoder, too
+         peer: str = '.peer/bin/python',        # of the environment that peer_env.sh made
+         data: str = '../shared/data',          # the shared folder
+         out: str = 'bench_proof',              # where sets and runs are kept
+         seed: int = 0):
+    "Simulate, train, grade; the tables come last."
+    names, lines = list(SETS) if on == 'all' else on.split(','), []
+    unknown = [x for x in names if x not in SETS]
+    if unknown: raise SystemExit(f'no set {", ".join(unknown)}: there are {", ".join(SETS)}')
+    p = Peer(peer)
+    for name in names:
+        root = Path(out).absolute()/name
+        ps, truth = make(name, root/'set', data, n, D, seed)
+        if 'peer' in who.split(','): p.parse(root/'set')
+        for w in who.split(','): train(w, root, p, epochs)
+        tables = {w: grade(w, root, p, epochs, ps, truth, images, evidence) for w in (*who.split(','), 'consensus')}
+        spent = ', '.join(f'{w} {pd.read_csv(root/f"{w}.csv").cpu.iloc[-1]:.0f} s' for w in who.split(','))
+        lines += ['', f'### {name}: {n:,} images of {D} px, SNR {SETS[name][1]}, {epochs} epochs (processor time: {spent})', '', *side_by_side(tables), '', SETS[name][3] + '.']
+        print('\n'.join(lines), flush=True)
+    print('\n'.join(['', f'{machine()}; {p.version()}; 1 thread, seed {seed}', *lines]))
