@@ -17,6 +17,7 @@ particles
 assembly
 simulate
 data
+standin
 decoder
 latent
 orient
@@ -30,6 +31,7 @@ cluster
 run
 train
 fit
+walk
 landscape
 convergence
 paths
