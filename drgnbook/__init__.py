@@ -20,6 +20,7 @@ particles
 assembly
 simulate
 data
+standin
 decoder
 latent
 orient
@@ -36,6 +37,7 @@ run
 train
 fit
 foreign
+walk
 landscape
 convergence
 paths
@@ -43,9 +45,9 @@ evidence
 occupancy
 states
 scores
+export
 validate
 halves
-export
 widget
 view
 explore
