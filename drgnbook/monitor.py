@@ -185,7 +185,9 @@ def close(self: Monitor):
     super(Monitor, self).close()
 
 @patch(as_prop=True)
-def last(self: Monitor): return self.live.get('says'), self.verdict
+def last(self: Monitor):
+    "What it says now, by which a picture is known to be old."
+    return self.live.get('says'), self.verdict
 
 @patch
 def _ipython_display_(self: Monitor):

@@ -134,13 +134,13 @@ def _turn(A, B, group, pairs=200):
     return G
 
 def _move(a, b, far):
-    "The shift of the particle, Å, that best explains the difference of shifts (least squares, the farther half left out); moved by `x`, a particle needs `- x @ R.T` to be centred."
+    "The shift of the particle, Å, that best explains the difference of shifts (least squares, without what is twice as far off as the median); moved by `x`, a particle needs `- x @ R.T` to be centred."
     A, d = b.R[:, :2].flatten(0, 1), (b.t - a.t)
     keep = torch.ones(len(d), dtype=torch.bool)
     for _ in range(3):
         x = torch.linalg.lstsq(A[keep.repeat_interleave(2)], d[keep].flatten()[:, None]).solution
         off = (d - (A @ x).view(-1, 2)).norm(dim=-1) + (far > 20)*1e6
-        keep = off <= off.median()
+        keep = off <= 2*off.median()
     return (A @ x).view(-1, 2)
 
 def align_poses(a: Pose, b: Pose, symmetry='C1'):

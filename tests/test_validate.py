@@ -9,11 +9,11 @@ import torch
 from drgnbook.assembly import large_subunit
 from drgnbook.fit import fit
 from drgnbook.halves import Halves, halves
-from drgnbook.pose import Pose, angle_between, euler_to_R, random_rotations
+from drgnbook.pose import Pose, align_poses, angle_between, euler_to_R, random_rotations
 from drgnbook.reconstruct import halves_of
 from drgnbook.scores import canonical_correlations, coordinate_scores, information_imbalance, label_scores, neighbour_similarity, purity
 from drgnbook.simulate import read_truth, simulate
-from drgnbook.validate import Truth, align_poses, fsc_area, fsc_ceiling, map_scores, pose_scores, score, truth_of, validate
+from drgnbook.validate import Truth, fsc_area, fsc_ceiling, map_scores, pose_scores, score, truth_of, validate
 from drgnbook.volume import Volume, fsc
 
 
@@ -177,7 +177,8 @@ def two_states(tmp_path_factory):
     "A set of two states with junk, and a run on a part of it, in another order"
     here = tmp_path_factory.mktemp('validate')
     whole = large_subunit()
-    source = replace(whole, xyz=whole.xyz[20:21], states=whole.states[:2], occupancy=whole.occupancy[:2], proportions=torch.tensor([.5, .5]))
+    BE = [whole.states.index(s) for s in 'BE']
+    source = replace(whole, xyz=whole.xyz[20:21], states=tuple('BE'), occupancy=whole.occupancy[BE], proportions=torch.tensor([.5, .5]))
     ps = simulate(source, n=700, D=32, snr=.5, junk=.1, out=here/'set')
     return fit(ps[np.arange(650)[::-1].copy()], out=here/'run', **SMALL), here
 
