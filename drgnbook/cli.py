@@ -64,7 +64,7 @@ def _analyse():
     def command(run: str,      # folder of the run
                 **kwargs):
         found = analyse(Run.load(run), **kwargs)
-        print(f'{len(found.volumes)} groups of {len(found.labels):,} particles: {Path(kwargs.get("out") or Path(run)/"analysis")}')
+        print(f'{len(found.volumes)} groups of {len(found.labels):,} particles: {Path(kwargs.get("out") or found.run.folder/"analysis")}')
     return command
 
 def _volumes():

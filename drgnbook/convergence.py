@@ -342,6 +342,7 @@ def _panel(ax, table, columns, title, **kw):
 @patch
 def show(self: Convergence):
     "The four panels of Box 1 in one figure: loss, shifts, map correlation, and UMAPs."
+    import matplotlib.pyplot          # with it a kernel learns to display figures
     from matplotlib.figure import Figure
     n = len(self.umaps)
     fig, t = Figure(figsize=(10, 2.6 + 1.5*bool(n)), dpi=80, layout='constrained'), self.table

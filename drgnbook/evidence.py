@@ -119,6 +119,7 @@ def evidence(self: Run, z=None,      # a point of the latent space, `(zdim,)`
 
 def _show(e: Evidence):
     "Both maps, the FSCs, and what cross-validation said; returns a matplotlib figure."
+    import matplotlib.pyplot          # with it a kernel learns to display figures
     from matplotlib.figure import Figure
     fig, x = Figure(figsize=(9, 2.6), dpi=80, layout='tight'), np.arange(len(e.fsc))/(e.volume.D*e.volume.apix)
     axs = fig.subplots(1, 4)

@@ -171,6 +171,7 @@ def show_embedding(xy, color=None,       # (N, 2); labels (whole numbers or word
 
 def show_volumes(volumes, titles=None, ncols=5):
     "Projections of several volumes along z, on one grey scale; returns a figure."
+    import matplotlib.pyplot          # with it a kernel learns to display figures
     from matplotlib.figure import Figure
     rows = -(-len(volumes)//ncols)
     fig = Figure(figsize=(1.5*ncols, 1.65*rows), dpi=80, layout='tight')

@@ -140,6 +140,7 @@ def ctf(self: Particles) -> CTF:
 @patch
 def gallery(self: Particles, i=None, ncols=8, d=64):
     "Pictures of particles (by default sixteen, spread over the set), low-passed; a matplotlib figure."
+    import matplotlib.pyplot          # with it a kernel learns to display figures
     from matplotlib.figure import Figure
     i = np.unique(np.linspace(0, len(self) - 1, 16).astype(int)) if i is None else i
     img = self.images(i)

@@ -176,6 +176,7 @@ def _curves_on(ax, p):
 
 def _show(p: Postprocessed):
     "FSC, Guinier's plot, a section and its local resolution; returns a matplotlib figure."
+    import matplotlib.pyplot          # with it a kernel learns to display figures
     from matplotlib.figure import Figure
     fig, z = Figure(figsize=(9, 2.6), dpi=80, layout='tight'), p.volume.D//2
     axs = fig.subplots(1, 4)
