@@ -79,9 +79,9 @@ def upto(self: Lattice, res: float) -> int:       # res: resolution, Å
     return int((self.radius <= self.D*self.apix/res + 1e-6).sum())
 
 # %% ../nbs/api/00_fourier.ipynb #01a461a5
-def shift(f: Complex[Tensor,'*b n'],       # coefficients
+def shift(f: Complex[Tensor,'*#b n'],       # coefficients
           freqs: Float[Tensor,'n 2'],      # their frequencies, 1/Å
-          t: Float[Tensor,'*b 2'],         # (x, y) move, Å
+          t: Float[Tensor,'*#b 2'],         # (x, y) move, Å
          ) -> Complex[Tensor,'*b n']:
     "Move images by `t`: the shift theorem, `F(k) exp(-2πi k·t)`."
     return f*torch.polar(torch.ones((), device=f.device), -2*math.pi*(t @ freqs.T))

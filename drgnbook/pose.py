@@ -54,7 +54,7 @@ def R_to_sixd(R: Float[Tensor,'*b 3 3']) -> Float[Tensor,'*b 6']:
     return R[..., :2, :].flatten(-2)
 
 # %% ../nbs/api/01_pose.ipynb #0ee1afeb
-def angle_between(R: Float[Tensor,'*b 3 3'], S: Float[Tensor,'*b 3 3']) -> Float[Tensor,'*b']:
+def angle_between(R: Float[Tensor,'*#b 3 3'], S: Float[Tensor,'*#b 3 3']) -> Float[Tensor,'*b']:
     "The angle between rotations, degrees: `|R - S|² = 8 sin²(angle/2)`, exact for small angles too."
     return torch.rad2deg(2*torch.asin(((R - S).flatten(-2).norm(dim=-1)/8**.5).clamp(max=1)))
 
