@@ -22,7 +22,7 @@ get_ipython().events.register('pre_run_cell', lambda cell: __import__('jaxtyping
 def checked_copy(notebook, folder):
     "A copy of the notebook that checks shapes from its first code cell on"
     nb = read_nb(notebook)
-    next(c for c in nb.cells if c.cell_type == 'code').source += CHECK_CELLS
+    for c in [c for c in nb.cells if c.cell_type == 'code'][:1]: c.source += CHECK_CELLS          # a page may be prose alone
     write_nb(nb, folder/notebook.name)
     return folder/notebook.name
 
