@@ -50,6 +50,11 @@ class Widget(anywidget.AnyWidget):
         super().__init__(**kw)
         self.on_msg(lambda _, content, buffers: self.hear(content.get('do', ''), *content.get('with', []), *buffers))
 
+    def open(self):
+        "Reach the page. What the page says comes by the way that it chose itself."
+        super().open()
+        if hasattr(self.comm, '_reply_subshell_for'): self.comm._reply_subshell_for = lambda data, chosen: chosen
+
     def hear(self, name, *words):
         "Do what the page asks for; what goes wrong becomes a sentence in the widget."
         try: self.said = ''; getattr(self, f'do_{name}')(*words)

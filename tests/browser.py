@@ -1,9 +1,9 @@
 "A real browser, alone with a widget's module or in a real JupyterLab; and what it must not do: ask for anything outside."
 import json, os, shutil, socket, subprocess, sys, time
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlparse
-from urllib.request import urlopen
+from urllib.request import Request, urlopen
 
 from jupyter_client import BlockingKernelClient
 
@@ -82,7 +82,7 @@ class Lab:
         env = {**os.environ, **{f'JUPYTER_{k}_DIR': str(self.folder/f'.{k.lower()}') for k in ('CONFIG', 'RUNTIME', 'DATA')}, 'JUPYTERLAB_SETTINGS_DIR': str(self.folder/'.lab'),
                'JUPYTERLAB_WORKSPACES_DIR': str(self.folder/'.workspaces'), 'IPYTHONDIR': str(self.folder/'.ipython')}
         self.log = open(self.folder/'lab.log', 'w')
-        words = ['lab', '--no-browser', '--ip=127.0.0.1', f'--port={self.port}', '--ServerApp.port_retries=0', '--IdentityProvider.token=', '--allow-root', '--LabApp.expose_app_in_browser=True',
+        words = ['lab', '--no-browser', '--ip=127.0.0.1', f'--port={self.port}', '--ServerApp.port_retries=0', '--IdentityProvider.token=', '--ServerApp.disable_check_xsrf=True', '--allow-root', '--LabApp.expose_app_in_browser=True',
                  f'--ServerApp.root_dir={self.folder}', '--LabApp.news_url=', '--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate']
         self.server = subprocess.Popen([sys.executable, '-m', 'jupyter', *words], env=env, stdout=self.log, stderr=subprocess.STDOUT, start_new_session=True)
         self.api('status', wait=90)
@@ -112,9 +112,13 @@ class Lab:
         client.load_connection_file(); client.start_channels()
         return client
 
+    def rest(self):
+        "End every kernel, whatever it is doing, and close every page."
+        for s in self.api('sessions'): urlopen(Request(f'http://127.0.0.1:{self.port}/api/sessions/{s["id"]}', method='DELETE'))
+        for context in self.browser.contexts: context.close()
+
     def close(self):
-        for s in self.api('sessions'):
-            with suppress(Exception): self.kernel(s['path']).shutdown()
+        self.rest()
         self.server.terminate(); self.server.wait(20); self.log.close()
 
 

@@ -63,9 +63,15 @@ def browser():
     with chromium() as b: yield b
 
 @pytest.fixture(scope='session')
-def lab(browser, tmp_path_factory):
+def server(browser, tmp_path_factory):
     "A real JupyterLab, one for all tests."
     from browser import Lab
     lab = Lab(tmp_path_factory.mktemp('lab'), browser)
     yield lab
     lab.close()
+
+@pytest.fixture
+def lab(server):
+    "That JupyterLab; what a test has begun in it ends with the test."
+    yield server
+    server.rest()

@@ -118,13 +118,26 @@ def test_lab(lab, ps):
     page.evaluate("jupyterapp.commands.execute('docmanager:save')"); page.wait_for_function("!jupyterapp.shell.currentWidget.context.model.dirty")
     page.reload()
     page.wait_for_selector('.drgn-monitor .drgn-training', timeout=90_000)
-    def stopped():      # JupyterLab drops what a page says in the first moment after its reload
-        if page.locator('.drgn-monitor button:has-text("stop")').is_enabled(): page.click('.drgn-monitor button:has-text("stop")')
-        return page.locator('.drgn-monitor .drgn-stopped').count()
-    until(stopped, 60, 2)
+    page.click('.drgn-monitor button:has-text("stop")')
+    page.wait_for_selector('.drgn-monitor .drgn-stopped', timeout=60_000)
     assert value(client, 'run.state').startswith('stopped') and value(client, 'run.epochs')
     page.evaluate("jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart()")
     until(lambda: lab.api('sessions')[0]['kernel']['execution_state'] == 'idle', 60)
     done = Monitor(Run.load(lab.folder/'run')); done.look()
     assert done.live['says'].startswith('stopped') and done.history['epoch']
+    w.clean(); page.close()
+
+
+def test_stop_in_a_cell_that_waits(lab, ps):
+    "The button ends the training that a busy cell waits for."
+    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    cells = CELLS[0], CELLS[1].replace("'run'", "'waits'"), 'run.wait()'
+    notebook(lab.folder/'waits.ipynb', *(c.format(root=root, star=str(ps.md.path)) for c in cells))
+    w = lab.open('waits.ipynb'); page = w.page
+    page.evaluate("void jupyterapp.commands.execute('notebook:run-all-cells')")
+    page.wait_for_selector('.drgn-monitor .drgn-training', timeout=120_000)
+    until(lambda: Run.load(lab.folder/'waits').epochs, 60)
+    page.wait_for_function("[...document.querySelectorAll('.jp-InputPrompt')].at(-1).innerText === '[*]:'")      # the last cell is at it
+    page.click('.drgn-monitor button:has-text("stop")')
+    page.wait_for_selector('.drgn-monitor .drgn-stopped', timeout=60_000)
     w.clean(); page.close()
