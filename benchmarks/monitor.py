@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from fastcore.script import call_parse
 from jupyter_client.manager import start_new_kernel
-from drgnbook import Monitor, Particles, fit, large_subunit, simulate
+from drgnbook import Monitor, fit, large_subunit, simulate
 from sets import machine
 
 KERNEL = "from drgnbook import *; run = fit(Particles.read({!r}), zdim=8, z='encoder', epochs=1000, out={!r}, device='cpu'); m = monitor(run)"

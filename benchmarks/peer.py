@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 import numpy as np, torch
 from fastcore.script import call_parse
-from drgnbook import Lattice
 from gpu import flops
 from sets import Peer, child, env, linear_set, machine
 

@@ -7,11 +7,10 @@ their defaults but for the width (256×3, zdim 8) and the number of epochs. Each
 hundred maps two minutes.
 """
 import shutil
-from dataclasses import replace
 from pathlib import Path
 import numpy as np, pandas as pd
 from fastcore.script import call_parse
-from drgnbook import Particles, Run, Truth, read_truth, reconstruct, score, simulate, validate
+from drgnbook import Run, Truth, read_truth, reconstruct, score, simulate, validate
 from peer import ours
 from quality import watch
 from sets import SETS, Peer, machine

@@ -9,7 +9,7 @@ import math, re, tempfile, time
 from pathlib import Path
 import numpy as np, torch
 from fastcore.script import call_parse
-from drgnbook import NothingFound, Particles, Pose, Searcher, Slicer, Volume, abinitio, load_data, look, polish, pose_error, reconstruct, refine_poses, ring_weights, rotvec_to_R, shift_grid, simulate
+from drgnbook import NothingFound, Pose, Searcher, Slicer, Volume, abinitio, load_data, look, polish, pose_error, reconstruct, refine_poses, ring_weights, rotvec_to_R, shift_grid, simulate
 from sets import Peer, child, machine
 
 

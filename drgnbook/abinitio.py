@@ -12,18 +12,17 @@ from dataclasses import dataclass, replace
 from warnings import warn
 import numpy as np, torch
 from torch import Tensor
-from jaxtyping import Float, Complex, Int
-from fastcore.basics import patch
+from jaxtyping import Float, Complex
 
 # %% ../nbs/api/35_abinitio.ipynb #743aebc0
-from .fourier import Lattice, shell_mean, shift
+from .fourier import shell_mean, shift
 from .pose import Pose, angle_between, point_group, pose_error, random_rotations
 from .hopf import healpix, hopf_grid, shift_grid
 from .metadata import pd
 from .volume import Volume, fsc
 from .particles import Particles, chunks, progress
 from .data import Data, load_data
-from .search import Searcher, Seen, Slicer, at_border, coarse, finer, gain, look, moved, polish, rings_of, spread, turned
+from .search import Searcher, Seen, Slicer, at_border, coarse, finer, gain, look, moved, polish, spread, turned
 from .reconstruct import Accumulator, Reconstruction, Solver, reconstruct, snr_of
 
 # %% ../nbs/api/35_abinitio.ipynb #a75b27bb
@@ -97,11 +96,13 @@ def pose_agreement(a: Pose, b: Pose, symmetry='C1', within=20.) -> float:
     return (share(a, b) - chance)/max(1 - chance, 1e-3)
 
 # %% ../nbs/api/35_abinitio.ipynb #af9e4360
+def _quiet(*_): pass
+
 class NothingFound(RuntimeError): "A search whose halves do not agree."
 
 AGREE = .4          # share of images that two independent halves see alike; of noise less than 0.1
 
-def begin(v: Seen, apix, T, symmetry, seed, n=2, tell=print, most=10):
+def begin(v: Seen, apix, T, symmetry, seed, n=2, tell=_quiet, most=10):
     "Maps from noise: the pair of attempts, one in each half of the images, that agrees best, and how far."
     group = point_group(symmetry).to(v.k.device)
     halves = [[Attempt(v[torch.arange(h, len(v), 2)], apix, T, group, torch.Generator().manual_seed(1000*seed + 2*j + h)) for j in range(n)] for h in (0, 1)]
@@ -209,7 +210,7 @@ def check_search(ps: Particles, reach: float|None = None, least=50) -> float:
     if not side/24 <= reach <= side/2: raise ValueError(f'reach, the largest shift that is tried, lies between a 24th and half of the box ({side/24:.3g} to {side/2:.3g} Å), found {reach:.3g}')
     return reach
 
-def _border(pose, T, symmetry='C1'):
+def _border(pose, T):
     "The share of shifts at the rim; many are reported."
     rim, reach = float(at_border(pose.t, T).float().mean()), float(T.norm(dim=-1).max())
     if rim > .1: warn(f'{rim:.0%} of the particles were found at the border of the shifts that were tried ({reach:.3g} Å): pass a larger reach, or centre the particles')
@@ -218,11 +219,8 @@ def _border(pose, T, symmetry='C1'):
 def _seen_from_all_sides(pose, group):
     lost = unseen((pose.R[:, None] @ group.to(pose.R)).flatten(0, 1))
     if lost > .5: raise NothingFound(f'all images show nearly the same view ({lost:.0%} of the directions in Fourier space were never seen): a map cannot be made of them')
-    return lost
 
 # %% ../nbs/api/35_abinitio.ipynb #092b6aa7
-def _quiet(*_): pass
-
 @torch.no_grad()
 def abinitio(ps: Particles,
              symmetry='C1',               # Cn, Dn, T, O, I, with axes as in RELION
@@ -248,7 +246,7 @@ def abinitio(ps: Particles,
     return Oriented(pose.to('cpu'), sure.cpu(), history, rec, agree, _border(pose, T))
 
 @torch.no_grad()
-def refine_poses(ps: Particles, symmetry='C1', reach: float|None = None, seed=0, device='cpu', tell=_quiet) -> Oriented:
+def refine_poses(ps: Particles, symmetry='C1', reach: float|None = None, device='cpu', tell=_quiet) -> Oriented:
     "Better poses near those given (some 15° and `reach`), by search around them and by curvature."
     reach, side, pose = check_search(ps, reach), ps.D*ps.apix, ps.pose.to(device)
     data, T, top = load_data(ps, device=device), shift_grid(reach, side/32).to(device), ps.D//2 - 1.

@@ -6,7 +6,7 @@
 __all__ = ['unexplained', 'neighbourhoods', 'Evidence']
 
 # %% ../nbs/api/53_evidence.ipynb #63293ff2
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 import numpy as np, torch
 from torch import Tensor
 from jaxtyping import Float

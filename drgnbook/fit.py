@@ -6,8 +6,7 @@
 __all__ = ['fit']
 
 # %% ../nbs/api/42_fit.ipynb #36764a5d
-import signal, subprocess, sys, time
-from dataclasses import replace
+import subprocess, sys, time
 from pathlib import Path
 from threading import Thread
 import numpy as np, torch
@@ -21,8 +20,8 @@ from .metadata import write_array, write_json
 from .particles import Particles
 from .abinitio import check_search
 from .model import Model
-from .cluster import submit, torchrun
-from .run import Run, RunError, locked, pick_device
+from .cluster import ClusterError, submit, torchrun
+from .run import Run, RunError, pick_device
 from .train import train
 
 # %% ../nbs/api/42_fit.ipynb #3906ecaf
@@ -45,9 +44,14 @@ def _start(run, where, devices, words):
     elif where in ('thread', 'process'):
         with open(run.folder/'log.txt', 'ab') as log:
             _apart[key] = subprocess.Popen([sys.executable, '-m', 'drgnbook.cli', *words, '--where', 'here', '--devices', str(devices)], stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
-    elif devices > 1: torchrun(words, devices)
+    elif devices > 1: _workers(run, words, devices)
     elif not train(run): print(f'stopped in epoch {len(run.history) + 1}; Run.load({str(run.folder)!r}).resume() goes on from here')
     while _alive(key) and not run.training: time.sleep(.01)
+
+def _workers(run, words, devices):
+    "Several workers, here; of one that was killed the folder is told by who outlives it."
+    try: torchrun(words, devices)
+    except ClusterError as e: run.say('failed', why=str(e)); raise
 
 def _alive(key): return key in _beside and _beside[key].is_alive() or key in _apart and _apart[key].poll() is None
 

@@ -15,7 +15,7 @@ from fastcore.basics import patch
 
 # %% ../nbs/api/63_monitor.ipynb #d39e9bad
 from .volume import Volume
-from .run import Run, pick_device
+from .run import Run
 from .fit import fit          # brings Run.pause, stop, extend
 from .metadata import write_array
 from .landscape import umap

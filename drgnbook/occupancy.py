@@ -117,7 +117,7 @@ def relative(occ,                       # as `occupancy` gives it
     occ = occ.div(unit, axis=0)
     low, high = np.percentile(occ, percent)
     if per == 'element':
-        low, high = 0., np.percentile(occ, percent[1], axis=0)
+        low, high = 0., np.percentile(occ, percent[1], axis=0, method='higher')          # a map that is there: of a few maps, interpolation would lie below the fullest
         high = np.maximum(high, np.median(high)/3)
     if np.min(high - low) <= 0: raise ValueError('all occupancies are the same: nothing comes or goes in these maps')
     found = (occ - low)/(high - low)

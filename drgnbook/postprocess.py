@@ -11,11 +11,11 @@ import math
 from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 # %% ../nbs/api/37_postprocess.ipynb #dc112b40
 from .fourier import ft, ift, shell_mean
-from .volume import Volume, fsc, grid, radius, resolution, soft_edge, sphere_mask
+from .volume import Volume, fsc, grid, radius, resolution, soft_edge
 from .reconstruct import Reconstruction
 
 # %% ../nbs/api/37_postprocess.ipynb #9d5d8356

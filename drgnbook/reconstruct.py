@@ -14,7 +14,7 @@ from jaxtyping import Float, Complex, Int
 
 # %% ../nbs/api/33_reconstruct.ipynb #d4f272e4
 from .fourier import Lattice, ft, ift, shell_mean, shift
-from .pose import Pose, point_group
+from .pose import point_group
 from .volume import Volume, grid, radius, sphere_mask, fsc, resolution
 from .forward import seam
 from .particles import Particles, ahead, progress

@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 import torch, torch.nn.functional as F
 from torch import Tensor
 from jaxtyping import Float, Complex, Int, Bool
-from fastcore.basics import patch
 
 # %% ../nbs/api/32_search.ipynb #d8a760e2
 from .fourier import ft, shift

@@ -6,10 +6,11 @@
 __all__ = ['learning_rate', 'Trainer', 'encode', 'graceful', 'train']
 
 # %% ../nbs/api/41_train.ipynb #82b2ca3e
-import math, sys, time
+import math, sys, threading, time
 from pathlib import Path
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from resource import RUSAGE_SELF, getrusage
 from warnings import warn
 import numpy as np, torch
@@ -224,7 +225,7 @@ def encode(model: Model, data: Data, team=Team(), batch=1024) -> Float[Tensor,'N
 @contextmanager
 def graceful():
     "A list that a Ctrl-C or a request to end fills: the loop sees it between two steps, and nothing is cut in half."
-    import signal, threading
+    import signal
     stop, main = [], threading.current_thread() is threading.main_thread()
     if main: old = {s: signal.signal(s, lambda *_: stop.append(True)) for s in (signal.SIGINT, signal.SIGTERM)}
     try: yield stop
@@ -238,7 +239,8 @@ def train(run: Run) -> bool:
         if t.first: run.granted('stop', 'pause', 'checkpoint')          # wishes to somebody else, long gone
         try: done = _train(replace(run, device=t.device(run.device)), t, say)
         except BaseException as e:
-            say('stopped' if isinstance(e, KeyboardInterrupt) else 'failed', why=str(e) or type(e).__name__)
+            ended = isinstance(e, KeyboardInterrupt) or not threading.main_thread().is_alive()      # of a kernel that ends, threads may stumble first
+            say('stopped' if ended else 'failed', why=str(e) or type(e).__name__)
             raise
         say('finished' if done else 'stopped', epoch=len(run.history), epochs=run.options['epochs'])
         return done
@@ -280,8 +282,8 @@ def _find_pose(run, ps):
     "Write down the poses that are searched for: `found.npy`, and a particle file; how sure they are (`spread.npy`); the rounds of the search (`search.csv`)."
     o = run.options
     if o['pose'] not in ('search', 'refine') or (run.folder/'found.npy').exists(): return
-    search = abinitio if o['pose'] == 'search' else refine_poses
-    found = search(ps, o['symmetry'], o['reach'], o['seed'], device=run.device, tell=lambda words: run.say('preparing', doing=words))
+    search = partial(abinitio, seed=o['seed']) if o['pose'] == 'search' else refine_poses
+    found = search(ps, o['symmetry'], o['reach'], device=run.device, tell=lambda words: run.say('preparing', doing=words))
     found.history.to_csv(run.folder/'search.csv', index=False)
     write_array(run.folder/'spread.npy', found.spread.numpy())
     ps.with_poses(found.pose).write(run.folder/('found' + Path(run.config['particles']).suffix))

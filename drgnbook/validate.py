@@ -6,7 +6,7 @@
 __all__ = ['fsc_area', 'fsc_ceiling', 'map_scores', 'pose_scores', 'Truth', 'truth_of', 'score', 'validate']
 
 # %% ../nbs/api/57_validate.ipynb #5745f9b2
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 import numpy as np, torch
 from torch import Tensor

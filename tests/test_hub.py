@@ -159,5 +159,6 @@ def test_culling(tmp_path):
     with ThreadPoolExecutor(1) as beside: left = beside.submit(asyncio.run, culled(tmp_path, str(ps.md.path))).result()          # Playwright keeps a loop of its own in this thread
     assert left == (True, True, False)
     run = Run.load(tmp_path/'silent', 'cpu')
+    assert run.state.startswith('stopped')
     done = len(run.history) + 1
     assert run.checkpoints and run.resume(epochs=done, where='here').state == f'finished, {done} epochs'

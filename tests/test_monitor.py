@@ -4,7 +4,7 @@ import json, os, shutil, time
 import numpy as np, pytest
 from browser import mount, notebook, until, value
 from drgnbook.fit import fit
-from drgnbook.monitor import Monitor, attach, monitor
+from drgnbook.monitor import Monitor, attach
 from drgnbook.run import Run
 from drgnbook.simulate import simulate
 

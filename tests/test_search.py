@@ -1,15 +1,11 @@
 "Poses from nothing and poses improved, and what a search says when there is nothing to find."
-import math
 import numpy as np, pytest, torch
-from drgnbook.pose import Pose, angle_between, align_poses, flip_poses, pose_error, random_rotations, rotvec_to_R
-from drgnbook.hopf import shift_grid
+from drgnbook.pose import Pose, angle_between, flip_poses, pose_error, random_rotations, rotvec_to_R
 from drgnbook.metadata import MetadataError
 from drgnbook.particles import Particles
-from drgnbook.data import load_data
 from drgnbook.volume import Volume
 from drgnbook.assembly import large_subunit
 from drgnbook.simulate import simulate
-from drgnbook.search import Searcher, Slicer, finer, look, polish
 from drgnbook.reconstruct import reconstruct
 from drgnbook.abinitio import NothingFound, abinitio, check_search, refine_poses, unseen
 from drgnbook.fit import fit

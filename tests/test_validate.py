@@ -221,7 +221,7 @@ def test_halves_share_no_particle(two_states, tmp_path):
     assert not own[0] & own[1] and own[0] | own[1] == set(ps.table['index'])
     assert (h.half == halves_of(ps).numpy()).all() and h.z.shape == (2, 650, 2) and np.isfinite(h.z).all()
     for k in (0, 1): assert np.array_equal(h.z[k][h.half == k], h.runs[k].z)
-    assert h.agreement()['canonical correlation 1'] > .5            # about 0.06 by chance; two times 325 particles do not find the same axis to the end
+    assert h.agreement()['canonical correlation 1'] > .8            # about 0.06 by chance
     t = h.compare(2)
     assert (t['area'] > t['area, others']).all() and t.particles.sum() == 650
     assert np.array_equal(Halves.load(tmp_path/'h').half, h.half)

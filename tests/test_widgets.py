@@ -2,7 +2,7 @@
 import pytest
 from traitlets import Dict, Int
 
-from browser import mount, notebook, until, value
+from browser import mount, notebook, value
 from drgnbook.widget import Widget, packed, page
 
 ESM = page('')['_esm'] + """

@@ -323,7 +323,7 @@ function walker(model, step) {
   const tick = t => { if (!going) return; if (t - at > 1000 / speed) { at = t; if (now() + sense < 0 || now() + sense >= n()) sense = -sense; go(now() + sense); } going = requestAnimationFrame(tick); };
   const stop = () => { cancelAnimationFrame(going); going = 0; face(); }, face = () => { play.replaceChildren(icon(going ? 'Pause' : 'Play')); play.setAttribute('aria-label', going ? 'Pause' : 'Play'); };
   const play = tool('Play', 'Play', 'y', () => { if (going) stop(); else { going = requestAnimationFrame(tick); face(); } }), folder = el('input', { type: 'text', value: 'path', 'aria-label': 'Folder for the path', size: 8 }), movie = el('select', { 'aria-label': 'Movie of the path', title: 'Movie of the path' }, ['gif', 'mp4', 'webm', 'none'].map(o => el('option', { value: o === 'none' ? '' : `.${o}` }, o)));
-  const way = choice('way', ['straight', 'neighbours', 'density', 'PC 1', 'PC 2', 'PC 3'], 'straight', w => { stop(); tell(model, 'way', [w]); }), ways = way.querySelector('select');
+  const way = choice('way', ['straight', 'neighbours', 'density', ...[1, 2, 3].filter(c => Object.values(model.get('columns') || {}).flat().includes(`PC${c}`)).map(c => `PC ${c}`)], 'straight', w => { stop(); tell(model, 'way', [w]); }), ways = way.querySelector('select');
   const hint = el('span', { class: 'drgn-dim' }, 'Click anchors on the map or draw a line; a principal component needs none.');
   let chosen = false;
   const p = panel('Path', el('div', { class: 'drgn-row' }, group('Walk', play, tool('Back', 'Step back', '[', () => { stop(); go(now() - 1); }), tool('Next', 'Step on', ']', () => { stop(); go(now() + 1); })), place, slider('speed', 1, 20, 1, speed, v => speed = v)),
