@@ -1,5 +1,5 @@
 ## make demo       set up, run the quickstart from simulated particles to a filtered star file, say what was found
-## make test       set up, run every test           (FLAGS="slow cuda" adds the long ones and those for a GPU)
+## make test       set up, run every test           (FLAGS="slow cuda" adds the long ones and those for a GPU; WORKERS=2 files at a time)
 ## make lab        JupyterLab on the tutorials
 ## make export     notebooks -> drgnbook/*.py, README.md
 ## make notebooks  run and clean in place           (NB=nbs/api/00_fourier.ipynb for one; else all)
@@ -17,6 +17,7 @@ TORCH ?= torch==2.13.0
 
 BIN   := $(VENV)/bin
 READY := $(VENV)/.ready
+WORKERS ?= 2
 SETS   ?= linear,circle
 N      ?= 1000
 EPOCHS ?= 5
@@ -41,7 +42,7 @@ demo: $(READY)
 
 test: $(READY)
 	sh tools/browser.sh $(BIN)
-	$(BIN)/python -m pytest --flags "$(FLAGS)"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --flags "$(FLAGS)"
 
 lab: $(READY)  # JupyterLab refuses root, and root is who you are in a container
 	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) nbs/tutorials

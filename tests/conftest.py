@@ -21,7 +21,8 @@ def pytest_configure(config):
     for flag, why in FLAGS.items(): config.addinivalue_line('markers', f'{flag}: {why}; runs with --flags {flag}')
 
 def pytest_collection_modifyitems(config, items):
-    asked = config.getoption('flags').split()
+    asked, long = config.getoption('flags').split(), ['test_notebooks', 'test_tutorials', 'test_quickstart']
+    items.sort(key=lambda item: long.index(item.path.stem) if item.path.stem in long else len(long))      # the longest files first: each worker takes the next
     for item in items:
         for flag in FLAGS:
             if item.get_closest_marker(flag) and flag not in asked:

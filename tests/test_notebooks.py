@@ -1,15 +1,13 @@
 "One test per notebook, by nbdev's own runner, each in a process and a folder of its own."
-import os, shutil, subprocess, sys, time
+import os, subprocess, sys
 from pathlib import Path
 
 import pytest
 from execnb.nbio import read_nb, write_nb
 
 ROOT = Path(__file__).parents[1]
-NOTEBOOKS = [nb for folder in ('api', 'tutorials', 'explanations') for nb in sorted((ROOT/'nbs'/folder).glob('*.ipynb')) if nb.stem != '00_quickstart']      # that one runs in a JupyterLab: test_quickstart
+NOTEBOOKS = [nb for folder in ('api', 'explanations') for nb in sorted((ROOT/'nbs'/folder).glob('*.ipynb'))]      # the tutorials: test_tutorials
 LIMIT = 900  # s, so that a notebook that hangs is named
-TUTORIALS = 25*60  # s, all of them together, on two cores
-seconds = {}
 # Shapes are checked in what a notebook imports (main) and in what its cells define (here), but for the cells with test_fail:
 # they show what a user sees, who runs without the checker.
 CHECK_CELLS = """
@@ -27,27 +25,15 @@ def checked_copy(notebook, folder):
     return folder/notebook.name
 
 
-@pytest.fixture(scope='session')
-def walk(tmp_path_factory):
-    "One folder for all pages of the 10076 walk, each of which opens what the others made; gigabytes, so it goes in the end"
-    folder = tmp_path_factory.mktemp('walk')/'10076'
-    yield folder
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-@pytest.mark.parametrize('notebook', NOTEBOOKS, ids=lambda nb: f'{nb.parent.name}/{nb.stem}')
-def test_notebook(notebook, tmp_path, walk, request):
-    flags, start = request.config.getoption('flags').split(), time.monotonic()
-    run = subprocess.run([sys.executable, __file__, checked_copy(notebook, tmp_path), *flags], cwd=tmp_path, timeout=LIMIT, text=True,
-                         env={**os.environ, 'DRGNBOOK_DEMO': str(tmp_path), 'DRGNBOOK_10076': str(walk)}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    seconds[notebook] = time.monotonic() - start
+def check(notebook, folder, flags='', **env):
+    "Run a notebook in a folder; the test fails with what it said."
+    run = subprocess.run([sys.executable, __file__, checked_copy(notebook, folder), *flags.split()], cwd=folder, timeout=LIMIT, text=True,
+                         env={**os.environ, **env}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     if run.returncode: pytest.fail(f'{notebook.relative_to(ROOT)}\n{run.stdout}', pytrace=False)
 
 
-def test_tutorials_are_quick():
-    "What ran of them, in this session"
-    took = {nb.stem: s for nb, s in seconds.items() if nb.parent.name == 'tutorials'}
-    assert sum(took.values()) < TUTORIALS, took
+@pytest.mark.parametrize('notebook', NOTEBOOKS, ids=lambda nb: f'{nb.parent.name}/{nb.stem}')
+def test_notebook(notebook, tmp_path, request): check(notebook, tmp_path, request.config.getoption('flags'))
 
 
 def main(notebook, *flags):
