@@ -79,7 +79,7 @@ def look(self: Monitor) -> bool:
     columns = _columns(h.to_dict('records'), ('epoch', 'loss', 'data', 'kl'))
     if columns != self.history: self.history, self.said = columns, ''
     todo = [e for e in run.epochs if e not in self.seen]
-    if todo and time.monotonic() >= self.rest: self.snap(todo[-1:] if training else todo[:1] if self.seen else todo[-1:])
+    if todo and time.monotonic() >= self.rest: self.snap(todo[-1:] if training or todo[-1] == run.epochs[-1] else todo[:1])
     self.lay(training)
     return not training and all(e in self.seen for e in run.epochs) and self.child is None
 
@@ -136,7 +136,7 @@ def follow(self: Monitor, every=1.):      # s
     "Look again and again, beside the cells, until the window is closed; more seldom where nothing happens."
     while not self.end.wait(every):
         over = self.glance()
-        if over: self.keep()
+        if not self.run.training: self.keep()          # UMAPs may follow
         every = min(5., every + 1) if over else 1.
 
 # %% ../nbs/api/63_monitor.ipynb #2d199b9a
