@@ -21,6 +21,7 @@ assembly
 simulate
 data
 standin
+empiar
 decoder
 latent
 orient

@@ -144,8 +144,11 @@ def _atoms(path):
     "Positions `(f, a, 3)` in each model, electrons (0 for water), chain and residue of the atoms of a file."
     import gemmi
     if not Path(path).exists(): raise FileNotFoundError(f'no atomic model at {path}')
-    try: flat = gemmi.FlatStructure(gemmi.read_structure(str(path)))
+    try: model = gemmi.read_structure(str(path))
     except (RuntimeError, ValueError) as e: raise ValueError(f'{path} is no mmCIF or PDB file: {e}') from None
+    names = _numbered(model)
+    try: flat = gemmi.FlatStructure(model)
+    except RuntimeError as e: raise ValueError(f'{path} has a name that is too long ({e}): shorten it') from None
     counts = np.unique(flat.model_num, return_counts=True)[1]
     if not len(counts): raise ValueError(f'no atoms in {path}: is it an mmCIF or PDB file?')
     if len(set(counts)) > 1: raise ValueError(f'the models in {path} have between {counts.min()} and {counts.max()} atoms: they must have the same')
@@ -155,7 +158,15 @@ def _atoms(path):
         Z = np.array([dict(H=1, C=6, N=7, O=8, P=15, S=16).get(a, 6) for a in first], np.float32)
     Z = Z*flat.occ*~np.isin(_text(flat.residue_names), _SOLVENT)
     residue = flat.resnums.astype(np.int64)*256 + flat.icodes
-    return torch.tensor(np.asarray(flat.pos).reshape(-1, n, 3)).float(), torch.tensor(Z[:n]).float(), _text(flat.chain_ids)[:n], residue[:n]
+    return torch.tensor(np.asarray(flat.pos).reshape(-1, n, 3)).float(), torch.tensor(Z[:n]).float(), names[_text(flat.chain_ids)[:n].astype(int)], residue[:n]
+
+def _numbered(structure):
+    "Chains by number in place of their names, and these names: gemmi's table has room for seven letters, mmCIF for any."
+    names = {}
+    for chain in (c for model in structure for c in model):
+        chain.name = str(names.setdefault(chain.name, len(names)))
+        for r in chain: r.subchain, r.entity_id, r.name = '', '', r.name[:7]
+    return np.array(list(names) or [''])
 
 def _beads(xyz, Z, block, residue, cell):
     "Atoms to beads, one for each residue, or for each cubic cell of a block: positions `(f, m, 3)`, electrons, block."

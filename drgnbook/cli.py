@@ -100,13 +100,14 @@ def _select():
     from drgnbook.landscape import kmeans, zscore
     from drgnbook.run import Run
     def command(run: str,                # folder of the run
-                out: str,                # .star or .cs for particles, .npy or .txt for their numbers
+                out: str|None=None,      # .star or .cs for particles, .npy or .txt for their numbers
                 kmeans_k: int = 0,       # keep some of so many k-means groups ...
                 keep: str = '',          # ... these: 0,3,4
                 min_agreement: float = 0.,      # keep particles that agree with the mean map at least so much; 0.5 leaves out junk
                 max_zscore: float = 0.,  # keep particles with a z-score of |z| up to this
                 ind: str|None = None,         # keep the numbers in this file
                 invert: bool = False):   # keep the others
+        if not out: raise ValueError('where to? Name the file: --out keep.star')
         r = Run.load(run)
         if bool(keep) != bool(kmeans_k): raise ValueError('--kmeans_k (how many groups) and --keep (which of them) go together')
         mask = np.ones(len(r.z), bool)
@@ -147,7 +148,11 @@ def main(argv=None):      # words of the command line; sys.argv if None
         print(f'drgnbook: no command {argv[0]!r}: there are {", ".join(COMMANDS)}', file=sys.stderr)
         return 2
     command = _command(argv[0])
-    words = vars(_typed(anno_parser(command, f'drgnbook {argv[0]}')).parse_args(argv[1:]))
+    parser = _typed(anno_parser(command, f'drgnbook {argv[0]}'))
+    known, more = parser.parse_known_args(argv[1:])
+    if argv[0] == 'select' and not known.out and len(more) == 1 and not more[0].startswith('-'): known.out = more.pop()      # `select RUN FILE`, as it was once
+    if more: parser.error(f'unrecognized arguments: {" ".join(more)}')
+    words = vars(known)
     try: command(**{k: v for k, v in words.items() if k not in ('pdb', 'xtra')})
     except (ValueError, KeyError, IndexError, OSError, RuntimeError) as e:
         print(f'drgnbook {argv[0]}: {e}', file=sys.stderr)

@@ -24,7 +24,7 @@ from .run import Run, RunError, last_checkpoint
 from .landscape import PALETTE, gmm, kept_umap, kmeans, nearest, pc_path, pca, show_embedding, zscore
 from .paths import density_path, graph_path
 from .export import export_path
-from .widget import Widget, packed
+from .widget import Widget, packed, unpacked
 from .view import view as see
 
 # %% ../nbs/api/62_explore.ipynb #52a6fdf6
@@ -552,22 +552,41 @@ def save(self: Explore, path, rest=True) -> list:      # rest: the others too, a
 
 @patch
 def picture(self: Explore):
-    "The map and what is selected on it, of 30,000 particles at most."
+    "The map in its colours, what is selected on it, and the path; of 30,000 particles at most."
     i = np.flatnonzero(self.known.ok)
     if not len(i): return None
     import matplotlib.pyplot as plt
     some = i if len(i) <= 30_000 else np.sort(np.random.default_rng(0).choice(i, 30_000, replace=False))
-    words = np.array([f'{n} ({m.sum():,})' for n, m in (('others', ~self.selected), ('selected', self.selected))])
-    ax = show_embedding(self.xy[some], None, name='') if not self.selected.any() else _two(self.xy[some], self.selected[some], words)
-    ax.set(xlabel=self.flat['axes'][0], ylabel=self.flat['axes'][1], title=f'{self.N:,} particles')
+    on, words = self.selected[some], np.array([f'{n} ({m.sum():,})' for n, m in (('others', ~self.selected), ('selected', self.selected))])
+    plain, title = self.paint['kind'] == 'density', f'{self.N:,} particles'
+    if plain: ax = _two(self.xy[some], on, words) if on.any() else show_embedding(self.xy[some], name='')
+    else: ax, title = self._tinted(some, on), f'{title}: {self.paint["name"]}' + (f', {words[1]}' if on.any() else '')
+    if self.path is not None: ax.plot(*self.xy[self.route['stops']].T, 'k.-', ms=4, lw=1)
+    ax.set(xlabel=self.flat['axes'][0], ylabel=self.flat['axes'][1], title=title)
     plt.close(ax.figure)
     return ax.figure
+
+def _points(ax, xy, **kw): return ax.scatter(*xy.T, s=max(1, min(8, 2e4/max(len(xy), 1))), linewidths=0, rasterized=True, **kw)
 
 def _two(xy, selected, words):
     import matplotlib.pyplot as plt
     ax = plt.subplots(figsize=(4.6, 3.8), dpi=80, layout='tight')[1]
-    for m, c, w in ((~selected, '#b8b8b8', words[0]), (selected, PALETTE[0], words[1])): ax.scatter(*xy[m].T, s=max(1, min(8, 2e4/len(xy))), color=c, label=w, linewidths=0, rasterized=True)
+    for m, c, w in ((~selected, '#b8b8b8', words[0]), (selected, PALETTE[0], words[1])): _points(ax, xy[m], color=c, label=w)
     ax.legend(markerscale=3, fontsize=7, frameon=False); ax.set(xticks=[], yticks=[])
+    return ax
+
+@patch
+def _tinted(self: Explore, some, on):      # numbers of particles; which of them are selected
+    "Points in the colours of the window; grey where there is no value, and what is not selected, if anything is."
+    import matplotlib.pyplot as plt
+    ax, p, xy = plt.subplots(figsize=(4.6, 3.8), dpi=80, layout='tight')[1], self.paint, self.xy[some]
+    level = unpacked(p['level'])[some].astype(int)
+    lit = (level < 255) & (on if on.any() else True)
+    _points(ax, xy[~lit], color='#d8d8d8')
+    if p['kind'] == 'numbers': ax.figure.colorbar(_points(ax, xy[lit], c=p['lo'] + level[lit]/254*(p['hi'] - p['lo']), vmin=p['lo'], vmax=p['hi'], cmap='viridis'))
+    else:
+        for j in np.unique(level[lit]): _points(ax, xy[lit & (level == j)], color=PALETTE[j % 8], label=f'{p["names"][j]} ({p["counts"][j]:,})')
+        if len(p['names']) <= 10: ax.legend(markerscale=3, fontsize=7, frameon=False)
     return ax
 
 # %% ../nbs/api/62_explore.ipynb #702cd2dc

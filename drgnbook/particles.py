@@ -170,10 +170,16 @@ def _repr_html_(self: Particles):
 # %% ../nbs/api/21_particles.ipynb #0f86746c
 @patch
 def write(self: Particles, path):
-    "Write the set: `.star` (RELION) or `.cs` (cryoSPARC); returns the path."
+    "Write the set: `.star` (RELION) or `.cs` (cryoSPARC); returns the path. Warns where a `.star` cannot say that particles are dark."
     new = Path(path).suffix == '.cs' and Path(self.md.path).suffix != '.cs'            # only a .cs can say which contrast it has
+    if Path(path).suffix == '.star' and 'sign' in self.table: _warn_dark(self.table['sign'] < 0, path)
     write_metadata(path, replace(self.md, table=self.table.assign(sign=self.signs.numpy())) if new else self.md, self.D)
     return Path(path)
+
+def _warn_dark(dark, path):
+    "A star file has no column for contrast."
+    if dark.any() and not dark.all(): raise ValueError(f'{dark.sum()} of {len(dark)} particles are dark (blob/sign), and {path} cannot say which: write a .cs, or ps[ps.table.sign < 0] and the others by themselves')
+    if dark.any(): warn(f"the particles are dark (blob/sign), and {path} cannot say so: read it with contrast='dark' (in RELION: invert the contrast)", stacklevel=3)
 
 @patch
 def with_poses(self: Particles, pose: Pose) -> Particles:

@@ -82,11 +82,14 @@ def mrc_header(path):
     faults = ('no machine stamp',)*(not h['machst'].any()) + ('no pixel size',)*(not apix)
     return MrcHeader(Path(path), shape, dtype, 1024 + int(h['nsymbt']), apix, packed, faults)
 
+_heard = set()      # files of whose oddities this process has been told
+
 def warn_faults(headers):
-    "One warning for the oddities of many headers."
-    found = Counter(f for h in headers for f in h.faults)
-    first = next((h.path for h in headers if h.faults), None)
-    if found: warnings.warn(f'{", ".join(f"{f} in {n} of {len(headers)} headers" for f, n in found.items())} (such as {first}): read all the same')
+    "One warning for the oddities of many headers, once a file."
+    new = [h for h in headers if h.faults and h.path.absolute() not in _heard]
+    _heard.update(h.path.absolute() for h in new)
+    found = Counter(f for h in new for f in h.faults)
+    if found: warnings.warn(f'{", ".join(f"{f} in {n} of {len(headers)} headers" for f, n in found.items())} (such as {new[0].path}): read all the same')
 
 # %% ../nbs/api/16_stacks.ipynb #d881c042
 def _places(name, root, datadir):

@@ -114,7 +114,7 @@ def show_images(images,              # (D, D) each; complex: the logarithm of th
 def radius(D, device='cpu'):
     "|k| in cycles a box for the `rfft` layout of a volume, `(D, D, D//2+1)`."
     k = torch.fft.fftfreq(D, 1/D, device=device)
-    return (k[:, None, None]**2 + k[:, None]**2 + k[:D//2 + 1]**2).sqrt()
+    return (k[:, None, None]**2 + k[:, None]**2 + k[:D//2 + 1]**2).sqrt_()
 
 @patch
 def filter(self: Volume, gain) -> Volume:      # gain: from |k| in cycles a box to a factor
@@ -143,11 +143,12 @@ def flip(self: Volume) -> Volume:
 def soft_edge(distance,      # from the kept region, any unit
               width):        # of the edge, same unit
     "1 inside (`distance ≤ 0`), 0 beyond `width`, a raised cosine between."
-    return .5 + .5*torch.cos(torch.pi*(distance/width).clamp(0, 1))
+    return (distance/width).clamp_(0, 1).mul_(torch.pi).cos_().mul_(.5).add_(.5)      # in place: a map of 320³ is 131 MB
 
 def sphere_mask(D, r=None, edge=None, device='cpu') -> Float[Tensor,'D D D']:
     "A soft ball: radius `r` (default `0.42 D`) and edge (default `0.06 D`) in voxels."
-    return soft_edge(grid(D, device).norm(dim=-1) - (.42*D if r is None else r), .06*D if edge is None else edge)
+    x2 = (torch.arange(D, device=device, dtype=torch.float32) - D//2)**2
+    return soft_edge((x2[:, None, None] + x2[:, None] + x2).sqrt_().sub_(.42*D if r is None else r), .06*D if edge is None else edge)
 
 @patch
 def mask(self: Volume, level=None,      # density threshold; default mean + 3 standard deviations of the box

@@ -1,5 +1,6 @@
 "The shell says what it can do, and what is wrong, in sentences."
 import inspect, json, subprocess, sys
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -56,6 +57,31 @@ def run(tmp_path):
 def test_select_says_what_is_wrong(words, why, run, capsys):
     status, got = said(capsys, f'select {run} {run}/keep.txt {words}')
     assert status == 1 and got.startswith('drgnbook select: ') and why in got and not (run/'keep.txt').exists()
+
+def test_select_out(run, capsys):
+    "As in every other command; the old form, without the word, still works; one file is named, not two and not none; only select has an old form"
+    words = f'select {run} --kmeans_k 4 --keep 0,2'
+    for line in (f'{words} --out {run}/a.txt', words.replace(f'{run} ', f'{run} {run}/b.txt ')): assert said(capsys, line)[0] == 0
+    assert (run/'a.txt').read_text() == (run/'b.txt').read_text() != ''
+    for line, why in ((words, 'where to? Name the file: --out'), (f'{words} {run}/c.txt --out {run}/d.txt', 'unrecognized arguments'), (f'{words} {run}/c.txt {run}/d.txt', 'unrecognized arguments'), (f'{words} --keeep 1', 'unrecognized'), (f'analyse {run} {run}/c', 'unrecognized')):
+        status, got = said(capsys, line)
+        assert status and why in got and not list(run.glob('[cd]*.txt')), got
+
+def test_out_everywhere(capsys):
+    "Each command that writes to a place of one's choice calls it --out"
+    for name in set(COMMANDS) - {'resume'}: assert '--out' in said(capsys, f'{name} --help')[1], name
+
+def test_fit_words_arrive(monkeypatch, tmp_path):
+    "Whatever fit has as a parameter is an option, also one that it will get; a path arrives as text"
+    from drgnbook.particles import Particles
+    module, got = import_module('drgnbook.fit'), {}
+    real = module.fit
+    def fit(ps, zdim: int = 8, z='subspace', pose: str = 'given', symmetry: str = 'C1', reach: float|None = None, halves: bool = False, mask=None, where: str|None = None, out=None): got.update(locals()); del got['got']
+    monkeypatch.setattr(module, 'fit', fit)
+    monkeypatch.setattr(Particles, 'read', lambda path, **kw: path)
+    assert main('fit x.star --pose refine --symmetry D7 --reach 12.5 --halves --mask m.mrc --zdim 4 --out r'.split()) == 0
+    assert got == dict(ps='x.star', zdim=4, z='subspace', pose='refine', symmetry='D7', reach=12.5, halves=True, mask='m.mrc', where='here', out='r')
+    assert {'pose', 'symmetry', 'reach'} <= set(inspect.signature(real).parameters)
 
 def test_select(run, capsys):
     "The groups asked for, and the others"

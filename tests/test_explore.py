@@ -297,3 +297,40 @@ def test_half_a_run(fitted, tmp_path):
     ex.picked = 3; ex.work.wait(); assert ex.density['who'] == 3
     rmtree(half/'checkpoints')
     with pytest.raises(RunError, match='no checkpoint yet'): explore(half)
+
+# The picture that stays
+
+def dots(ax): return [(len(c.get_offsets()), c) for c in ax.collections if hasattr(c, 'get_sizes')]
+
+def test_picture_is_coloured():
+    "A column of words: a colour and a line in the legend for each; of numbers: a scale; what is not selected is grey"
+    ex = explore(Z, columns=dict(state=np.array(list('ABC'))[STATE], size=Z[:, 0]))
+    ex.colour('state')
+    ax = ex.picture().axes[0]
+    assert [t.get_text() for t in ax.get_legend().get_texts()] == ['A (600)', 'B (300)', 'C (100)'] and sorted(n for n, _ in dots(ax)) == [0, 100, 300, 600]
+    for n, c in dots(ax)[1:]: assert len({tuple(x) for x in c.get_facecolor()}) == 1
+    ex.selected = STATE == 1
+    ax = ex.picture().axes[0]
+    assert [n for n, _ in dots(ax)] == [700, 300] and ax.get_title() == '1,000 particles: state, selected (300)'
+    ex.colour('size'); ex.selected = slice(0)
+    ax, scale = ex.picture().axes
+    (n, c), = [d for d in dots(ax) if d[0]]
+    assert n == 1000 and np.abs(c.get_array() - Z[:, 0].clip(*np.percentile(Z[:, 0], (1, 99)))).max() < np.ptp(Z[:, 0])/254
+
+def test_picture_without_values():
+    "Who has no value is grey, who has no place is left out"
+    x = np.where(np.arange(1000) < 200, np.nan, Z[:, 0])
+    ex = explore(np.where(np.arange(1000)[:, None] >= 990, np.nan, Z), columns=dict(x=x))
+    ex.colour('x')
+    assert [n for n, _ in dots(ex.picture().axes[0])] == [200, 790]
+
+@pytest.mark.parametrize('colour', ['density', 'z-score'])
+def test_picture_has_the_path(colour):
+    ex = explore(Z)
+    ex.colour(colour)
+    assert not ex.picture().axes[0].lines
+    ex.walk([0, 700, 950], n=6)
+    line, = ex.picture().axes[0].lines
+    assert np.allclose(line.get_xydata(), ex.xy[ex.route['stops']]) and len(line.get_xydata()) == 6
+    ex.walk()
+    assert not ex.picture().axes[0].lines

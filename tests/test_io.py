@@ -628,6 +628,17 @@ def test_one_warning_for_many(tmp_path):
     with pytest.warns(UserWarning, match=r'no machine stamp in 2 of 5 headers.*no pixel size in 5 of 5|no pixel size in 5 of 5.*no machine stamp in 2 of 5') as w: Stacks(table, tmp_path)
     assert len(w) == 1
 
+def test_a_file_is_warned_of_once(tmp_path):
+    "However often it is read in this process; a new one beside it is told of alone"
+    for i in range(2): (tmp_path/f'{i}.mrcs').write_bytes(raw_mrc(np.zeros((2, 8, 8)), 2, apix=0))
+    read = lambda n: Stacks(pd.DataFrame({'stack': [f'{i}.mrcs' for i in range(n)], 'index': 0}), tmp_path)
+    with pytest.warns(UserWarning, match='no pixel size in 1 of 1 headers'): read(1)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter('always')
+        read(1); read_metadata(tmp_path/'0.mrcs', apix=1.)
+        read(2); read(2)
+    assert [str(w.message).replace(str(tmp_path), '') for w in told] == ['no pixel size in 1 of 2 headers (such as /1.mrcs): read all the same']
+
 def test_many_files_any_order(tmp_path):
     "Rows in any order over many files, against a plain reading of each"
     g = np.random.default_rng(0)
@@ -645,15 +656,16 @@ def test_stacks_travel_to_workers(tmp_path):
     s = pickle.loads(pickle.dumps(Stacks(pd.DataFrame({'stack': 'a.mrcs', 'index': range(3)}), tmp_path)))
     assert s.images([0]).sum() == 64
 
-def test_empiar10076(shared):
+def test_empiar10076(shared, monkeypatch):
     "1.31 Å from the magnification, no pixel size in the header, a stack with .mrc ending, dark on light"
     folder = shared/'empiar10076/particles'
-    for end in ('star', 'cs'):
-        md = read_metadata(folder/f'empiar_10076_7.{end}')
-        with pytest.warns(UserWarning, match='no pixel size in 1 of 1 headers'): s = Stacks(md.table, md.path.parent)
+    monkeypatch.setattr('drgnbook.stacks._heard', set())
+    with pytest.warns(UserWarning, match='no pixel size in 1 of 1 headers') as told: read = [(md, Stacks(md.table, md.path.parent)) for md in (read_metadata(folder/f'empiar_10076_7.{end}') for end in ('star', 'cs'))]
+    assert len(told) == 1
+    for md, s in read:
         assert len(s) == 7 and s.D == 320 and np.allclose(md.table.apix, 1.31, atol=1e-3)
     with quiet(), mrcfile.open(folder/'empiar_10076_7.mrc', permissive=True) as m: assert (s.images(slice(None)) == m.data).all()
-    with pytest.warns(UserWarning): alone = read_metadata(folder/'empiar_10076_7.mrc')
+    with quiet(): alone = read_metadata(folder/'empiar_10076_7.mrc')
     assert len(alone) == 7 and 'apix' not in alone.table
     r = np.hypot(*np.mgrid[-160:160, -160:160])
     assert (s.images([0, 1, 2, 3, 4, 5, 6])[:, r < 60].mean() < s.images(slice(None))[:, r > 140].mean())

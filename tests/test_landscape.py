@@ -7,7 +7,7 @@ import torch
 from scipy.spatial.distance import cdist
 from tqdm import tqdm
 
-from drgnbook.landscape import knn, umap
+from drgnbook.landscape import gmm, knn, umap
 
 
 def cloud(N, zdim=8, seed=0): return np.random.default_rng(seed).normal(size=(N, zdim))
@@ -84,3 +84,15 @@ def test_umap_on_a_card(card, monkeypatch):
     assert xy.shape == (200, 2) and bool(given) == card
     if card: assert np.array_equal(xy, given['init']*2) and given['z'].dtype == np.float32 and given['random_state'] == 0 and given['output_type'] == 'numpy'
     if card: assert np.allclose(umap(z, previous=xy), xy, atol=1e-3) and given['n_epochs'] == 50
+
+# Mixtures
+
+@pytest.mark.parametrize('seed', range(3))
+def test_gmm_counts_states(seed):
+    "Five states and a sixth of 1 % are found, their number unknown, among more points than are looked at"
+    from sklearn.metrics import adjusted_rand_score
+    g = np.random.default_rng(seed)
+    state = g.choice(6, 15_000, p=[.4, .25, .15, .1, .09, .01])
+    z = (4*np.eye(6, 8))[state] + g.normal(size=(15_000, 8))*.7
+    label, p = gmm(z)
+    assert p.shape == (15_000, 6) and adjusted_rand_score(state, label) > .98 and np.bincount(label)[-1] < 300

@@ -158,3 +158,35 @@ def test_groups_by_number_and_by_height():
     assert found.typical.isin(t.index).all() and (found.centroids.to_numpy() >= 0).all() and list(found.by_block.index) == list(t.index)
     for k in (0, 61):
         with pytest.raises(ValueError, match='between 1 and 60'): classify(t, classes=k)
+
+# Names of chains
+
+def model_of(names, path, residue='GLY', atom='CA'):
+    "An mmCIF file of chains side by side, twelve residues each"
+    import gemmi
+    model, st = gemmi.Model('1'), gemmi.Structure()
+    for c, name in enumerate(names):
+        chain = gemmi.Chain(name)
+        for j in range(12):
+            a, r = gemmi.Atom(), gemmi.Residue()
+            a.name, a.element, a.pos, a.occ = atom, gemmi.Element('C'), gemmi.Position(40. + 25*c, 60. + 2*j, 60.), 1.
+            r.name, r.seqid = residue, gemmi.SeqId(j + 1, ' ')
+            r.add_atom(a); chain.add_residue(r)
+        model.add_chain(chain)
+    st.add_model(model); st.setup_entities()
+    st.make_mmcif_document().write_file(str(path))
+    return path
+
+@pytest.mark.parametrize('residue', ['GLY', 'A1LX7', 'NONSENSE_9'])
+def test_names_of_any_length(residue, tmp_path):
+    "mmCIF has room for names of any length; gemmi's table has not: chains keep theirs, and their own atoms, in masks too"
+    names = ['A', 'ribosomal_protein_uL2', 'ribosomal_protein_uL3', 'Bx12345678']
+    path = model_of(names, tmp_path/'long.cif', residue)
+    asm = Assembly.from_atoms(path)
+    x = {n: float(asm.xyz[0, asm.block == b, 0].mean()) for b, n in enumerate(asm.blocks)}
+    assert set(asm.blocks) == set(names) and len(asm.amp) == 48 and sorted(names, key=x.get) == names
+    assert set(element_masks(path, Volume(torch.zeros(32, 32, 32), 5.)).names) == set(names)
+
+def test_a_name_that_is_too_long_is_said(tmp_path):
+    "An atom's: nobody has such, and we say so"
+    with pytest.raises(ValueError, match=r'x\.cif has a name that is too long .*CARBON_ALPHA.*shorten it'): Assembly.from_atoms(model_of(['A'], tmp_path/'x.cif', atom='CARBON_ALPHA'))

@@ -1,5 +1,6 @@
 "Downsampling that is killed, cryoDRGN's pickles, and caches that notice a change."
 import signal, subprocess, sys
+from dataclasses import replace
 
 import numpy as np, pytest, torch
 from drgnbook.cryodrgn import write_cryodrgn, write_indices
@@ -133,3 +134,22 @@ def test_dark_particles_stay_dark_on_paper(ps, tmp_path):
     again = Particles.read(dark.write(tmp_path/'dark.cs'), root=ps.where[0])
     assert torch.allclose(again.images([1]), -ps.images([1])) and (again.signs == -1).all()
     with pytest.raises(ValueError, match='dark'): Particles.read(tmp_path/'dark.cs', root=ps.where[0], contrast='dark')
+
+# Contrast
+
+def test_dark_particles_in_a_star(ps, tmp_path, recwarn):
+    "A .cs says that they are dark, a .star cannot: told what to pass, one gets the same images"
+    dark = Particles.read(replace(ps, sign=-1.).write(tmp_path/'set/dark.cs'))
+    assert (dark.table.sign == -1).all() and not recwarn
+    with pytest.warns(UserWarning, match=r"dark\.star cannot say so: read it with contrast='dark'"): star = dark.write(tmp_path/'set/dark.star')
+    assert torch.equal(Particles.read(star, contrast='dark').images([3]), dark.images([3])) and torch.equal(Particles.read(star).images([3]), -dark.images([3]))
+    n = len(recwarn)
+    dark.write(tmp_path/'set/again.cs'); ps.write(tmp_path/'set/white.star'); Particles.read(star, contrast='dark').write(tmp_path/'set/told.star')      # who reads it was told before
+    assert len(recwarn) == n
+
+def test_both_contrasts_in_a_star(ps, tmp_path):
+    "There is no way to read such a file rightly: nothing is written"
+    mixed = replace(ps, md=replace(ps.md, table=ps.table.assign(sign=[-1]*20 + [1]*40)))
+    with pytest.raises(ValueError, match=r'20 of 60 particles are dark.*cannot say which: write a \.cs'): mixed.write(tmp_path/'mixed.star')
+    assert not (tmp_path/'mixed.star').exists()
+    assert Particles.read(mixed.write(tmp_path/'set/mixed.cs')).table.sign.tolist() == [-1]*20 + [1]*40
