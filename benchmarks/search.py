@@ -4,7 +4,7 @@
 
 Of a real map: particles of 64 px, uniform views, shifts of 8 Å, CTF, no junk; without noise and at SNR 0.1. Each seed is another set of images and another start. Errors are medians after one turn,
 one move and the hand are taken away (`pose_error`). `het`: particles of EMPIAR-10076's four major states (SNR 0.63 inside 105 Å); by state, median error and share beyond 10°. `speed`: images a second in
-`opt_theta_trans` of `cryodrgn abinit` (timed from outside; its defaults but for the grid asked for), and in `Searcher` and `polish`, batches by turns.
+`opt_theta_trans` of `cryodrgn abinit` (timed from outside; its defaults but for the grid asked for and batches of 4: each of 16 takes minutes of one thread), and in `Searcher` and `polish`, batches by turns.
 """
 import math, subprocess, tempfile, time
 from pathlib import Path
@@ -77,8 +77,8 @@ inner = search.opt_theta_trans
 def timed(model, images, *args, **kw):
     print('READY', flush=True)
     if not sys.stdin.readline(): sys.exit(0)
-    start = time.perf_counter(); out = inner(model, images, *args, **kw)
-    print('SEARCHED', len(out[0])/(time.perf_counter() - start), flush=True)
+    start, begun = time.perf_counter(), time.process_time(); out = inner(model, images, *args, **kw)
+    print('SEARCHED', len(out[0])/(time.perf_counter() - start), len(out[0])/(time.process_time() - begun), flush=True)
     return out
 search.opt_theta_trans = timed
 from cryodrgn.command_line import main_commands
@@ -90,7 +90,7 @@ main_commands()
 class Other:
     "`cryodrgn abinit` that waits before each batch that it searches for until it is told to go on."
     def __init__(self, peer, folder, out, threads):
-        command = [peer, '-c', TIMED, 'abinit', folder/'particles.mrcs', '--ctf', folder/'ctf.pkl', '--zdim', 0, '-o', out, '--n-imgs-pretrain', 16, '--base-healpy', 2, '--t-ngrid', 14, '--niter', 4, '--no-analysis', '--num-workers', 0, '--seed', 0]
+        command = [peer, '-c', TIMED, 'abinit', folder/'particles.mrcs', '--ctf', folder/'ctf.pkl', '--zdim', 0, '-o', out, '--n-imgs-pretrain', 16, '--base-healpy', 2, '--t-ngrid', 14, '--niter', 4, '--no-analysis', '--num-workers', 0, '--batch-size-hps', 4, '--seed', 0]
         self.log = open(f'{out}.log', 'w')
         self.it = subprocess.Popen([*map(str, command)], env=env(threads), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, text=True)
         self.until('READY')
@@ -101,11 +101,11 @@ class Other:
         raise RuntimeError(Path(self.log.name).read_text()[-2000:])
 
     def rate(self):
-        "Images a second in its next batch."
+        "Images a second, and a second of processor time, in its next batch."
         print(file=self.it.stdin, flush=True)
-        rate, = self.until('SEARCHED')
+        rate = self.until('SEARCHED')
         self.until('READY')
-        return float(rate)
+        return tuple(map(float, rate))
 
     def close(self): self.it.stdin.close(); self.it.stdout.close(); self.it.terminate(); self.it.wait(); self.log.close()
 
@@ -124,22 +124,23 @@ def ours(ps, last, rings):
     return search
 
 
-def speed(folder, map, apix, peer, threads, D=64, batches=4):
-    "Images a second in the search: 4,608 rotations × 196 shifts, then refinement; batch by batch, by turns."
+def speed(folder, map, apix, peer, threads, D=64, batches=2):
+    "Images a second (and a second of processor time, which company on the machine does not change as much) in the search: 4,608 rotations × 196 shifts, then refinement; batch by batch, by turns."
     ps = images(folder, map, apix, 500, .1, 0, D)
     who = {'ours: level 3, then downhill': ours(ps, 3, (10., 15., 20., D//2 - 1.)), 'ours: four levels': ours(ps, 6, ())}
     rates, found = {}, {}
     others = {'cryodrgn abinit': Other(peer, Peer(peer).parse(Path(ps.md.path).parent), Path(folder)/'peer', threads)} if peer else {}
     for n, part in enumerate(torch.arange(len(ps)).split(32)[:batches + 1]):
         for name, search in who.items():
-            start = time.perf_counter()
+            start, begun = time.perf_counter(), time.process_time()
             found.setdefault(name, []).append(search(part))
-            rates.setdefault(name, []).append(len(part)/(time.perf_counter() - start))
+            rates.setdefault(name, []).append((len(part)/(time.perf_counter() - start), len(part)/(time.process_time() - begun)))
         for name, other in others.items(): rates.setdefault(name, []).append(other.rate())
     for other in others.values(): other.close()
     for name, r in rates.items():
         error = {} if name in others else dict(deg=round(float(angle_between(torch.cat([p.R for p in found[name]]), ps.pose.R[:32*(batches + 1)]).median()), 2))
-        yield dict(who=name, D=D, images_s=round(float(np.median(r[1:])), 3), least=round(min(r[1:]), 3), most=round(max(r[1:]), 3), **error)          # the first warms up
+        wall, cpu = np.median(r[1:], 0).round(3).tolist()          # the first warms up
+        yield dict(who=name, D=D, images_s=wall, images_cpu_s=cpu, least=round(min(c for _, c in r[1:]), 3), most=round(max(c for _, c in r[1:]), 3), **error)
 
 
 @call_parse
