@@ -1,21 +1,22 @@
 """Poses from nothing, poses improved, and the speed of a search beside the installed cryoDRGN's.
 
-    python benchmarks/search.py poses|refine|speed [--map MAP.mrc --apix 6.55] [--n 5000] [--seeds 5] [--threads 2] [--peer .peer/bin/python]
+    python benchmarks/search.py poses|refine|het|speed [--map MAP.mrc --apix 6.55] [--n 5000] [--seeds 5] [--threads 2] [--peer .peer/bin/python]
 
 Of a real map: particles of 64 px, uniform views, shifts of 8 Å, CTF, no junk; without noise and at SNR 0.1. Each seed is another set of images and another start. Errors are medians after one turn,
-one move and the hand are taken away (`pose_error`). `speed`: seconds spent in `opt_theta_trans` of `cryodrgn abinit` (timed from outside, its defaults but for the grid asked for), and in `Searcher` and `polish`.
+one move and the hand are taken away (`pose_error`). `het`: particles of EMPIAR-10076's four major states (SNR 0.63 inside 105 Å); by state, median error and share beyond 10°. `speed`: images a second in
+`opt_theta_trans` of `cryodrgn abinit` (timed from outside; its defaults but for the grid asked for and batches of 4: each of 16 takes minutes of one thread), and in `Searcher` and `polish`, batches by turns.
 """
-import math, re, tempfile, time
+import math, subprocess, tempfile, time
 from pathlib import Path
 import numpy as np, torch
 from fastcore.script import call_parse
-from drgnbook import NothingFound, Pose, Searcher, Slicer, Volume, abinitio, load_data, look, polish, pose_error, reconstruct, refine_poses, ring_weights, rotvec_to_R, shift_grid, simulate
-from sets import Peer, child, machine
+from drgnbook import NothingFound, Pose, Searcher, Slicer, Volume, abinitio, angle_between, kmeans, label_scores, load_data, look, polish, pose_error, read_truth, reconstruct, refine_poses, ring_weights, rotvec_to_R, shift_grid, simulate, subspace
+from sets import Peer, assembling_set, env, machine
 
 
-def images(folder, map, apix, n, snr, seed):
+def images(folder, map, apix, n, snr, seed, D=64):
     v = Volume.load(map, apix or None)
-    return simulate({'one': v if v.D == 64 else v.downsample(64)}, n=n, D=64, snr=snr, junk=0., seed=seed, out=Path(folder)/f'{snr}_{seed}')
+    return simulate({'one': v if v.D == D else v.downsample(D)}, n=n, D=D, snr=snr, junk=0., seed=seed, out=Path(folder)/f'{snr}_{seed}')
 
 
 def line(ps, found, seconds, **more):
@@ -50,14 +51,37 @@ def refine(folder, map, apix, n, seeds):
         yield line(ps, found.pose, time.monotonic() - start, seed=seed, before=round(before, 1), after=round(found.reconstruction.resolution, 1))
 
 
+def groups(z, state):
+    "Adjusted Rand index of k-means with as many groups as states, and the share of images in the group that stands for their state."
+    from scipy.optimize import linear_sum_assignment
+    found, names = kmeans(z, len(set(state)))[0], sorted(set(state))
+    hits = np.array([[((found == g) & (state == s)).sum() for s in names] for g in range(len(names))])
+    return dict(ari=round(label_scores(found, state)['ari'], 3), accuracy=round(float(hits[linear_sum_assignment(-hits)].sum()/len(z)), 3))
+
+
+def het(folder, data, n, seeds):
+    "Several states: poses of one map for all, then the linear subspace; as `fit(ps, pose='search', zdim=4)` does before it trains."
+    for seed in range(seeds):
+        ps = assembling_set(Path(folder)/f'four_{seed}', data, n, seed)
+        state = read_truth(Path(folder)/f'four_{seed}').state.to_numpy()
+        tried = dict(true=lambda: ps.pose, found=lambda: abinitio(ps, seed=seed).pose)
+        for poses, get in tried.items():
+            start = time.monotonic()
+            try: pose = get()
+            except NothingFound as e: yield dict(seed=seed, poses=poses, failed=str(e)[:110], seconds=round(time.monotonic() - start)); continue
+            took, z, deg = time.monotonic() - start, subspace(load_data(ps), pose, 4, seed=seed).z.numpy(), pose_error(ps.pose, pose)[0]
+            yield line(ps, pose, took, poses=poses, seed=seed, **groups(z, state), by_state={s: (round(float(deg[state == s].median()), 2), round(float((deg[state == s] > 10).float().mean()), 3)) for s in sorted(set(state))})
+
+
 TIMED = '''
 import sys, time
 import cryodrgn.pose_search_ai as search
-inner, spent = search.opt_theta_trans, []
+inner = search.opt_theta_trans
 def timed(model, images, *args, **kw):
-    start = time.perf_counter(); out = inner(model, images, *args, **kw)
-    spent.append((len(out[0]), time.perf_counter() - start)); print('SEARCHED', *spent[-1], flush=True)
-    if len(spent) >= 4: sys.exit(0)
+    print('READY', flush=True)
+    if not sys.stdin.readline(): sys.exit(0)
+    start, begun = time.perf_counter(), time.process_time(); out = inner(model, images, *args, **kw)
+    print('SEARCHED', len(out[0])/(time.perf_counter() - start), len(out[0])/(time.process_time() - begun), flush=True)
     return out
 search.opt_theta_trans = timed
 from cryodrgn.command_line import main_commands
@@ -66,36 +90,68 @@ main_commands()
 '''
 
 
-def speed(folder, map, apix, peer, threads):
-    "Images a second in the search: 4,608 rotations × 196 shifts, then refinement."
-    ps = images(folder, map, apix, 500, .1, 0)
+class Other:
+    "`cryodrgn abinit` that waits before each batch that it searches for until it is told to go on."
+    def __init__(self, peer, folder, out, threads):
+        command = [peer, '-c', TIMED, 'abinit', folder/'particles.mrcs', '--ctf', folder/'ctf.pkl', '--zdim', 0, '-o', out, '--n-imgs-pretrain', 16, '--base-healpy', 2, '--t-ngrid', 14, '--niter', 4, '--no-analysis', '--num-workers', 0, '--batch-size-hps', 4, '--seed', 0]
+        self.log = open(f'{out}.log', 'w')
+        self.it = subprocess.Popen([*map(str, command)], env=env(threads), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, text=True)
+        self.until('READY')
+
+    def until(self, word):
+        for line in self.it.stdout:
+            if line.startswith(word): return line.split()[1:]
+        raise RuntimeError(Path(self.log.name).read_text()[-2000:])
+
+    def rate(self):
+        "Images a second, and a second of processor time, in its next batch."
+        print(file=self.it.stdin, flush=True)
+        rate = self.until('SEARCHED')
+        self.until('READY')
+        return tuple(map(float, rate))
+
+    def close(self): self.it.stdin.close(); self.it.stdout.close(); self.it.terminate(); self.it.wait(); self.log.close()
+
+
+def ours(ps, last, rings):
+    "What searches for some images: base grid, levels up to `last`, then downhill up to each of `rings`; with poses and what is known of the map."
     data, top = load_data(ps), ps.D//2 - 1.
-    rec = reconstruct(ps)
-    vol = rec.volume*(1/ps.D)
-    w, T = ring_weights(data, vol, ps.pose, top), shift_grid(8*ps.apix, ps.apix)[:196]
-    finder = Searcher(Slicer(vol, gradient=True), T)
-    v = look(data, torch.arange(len(ps)), top, w)
-    s, took = finder.prepare(v), []
-    for part in torch.arange(len(ps)).split(32)[:12]:
-        start = time.perf_counter()
+    vol = reconstruct(ps).volume*(1/ps.D)
+    finder = Searcher(Slicer(vol, gradient=True), shift_grid(8*ps.apix, ps.apix)[:196], last=last)
+    v = look(data, torch.arange(len(ps)), top, ring_weights(data, vol, ps.pose, top))
+    s = finder.prepare(v)
+    def search(part):
         found = finder(v[part], s)
-        for r in (10., 15., 20., top): found, *_ = polish(v[part].upto(r), finder.slicer, found, 2)
-        took.append((time.perf_counter() - start)/len(part))
-    yield dict(who='ours', shifts=len(T), images_s=round(1/np.median(took), 2))
-    if not peer: return
-    out = Peer(peer); out.parse(Path(ps.md.path).parent)
-    words = [Path(ps.md.path).parent/'particles.mrcs', '--ctf', Path(ps.md.path).parent/'ctf.pkl', '--zdim', 0, '-o', Path(folder)/'peer', '--n-imgs-pretrain', 16, '--base-healpy', 2, '--t-ngrid', 14, '--niter', 4, '--no-analysis', '--num-workers', 0, '--seed', 0]
-    printed = child([peer, '-c', TIMED, 'abinit', *words], threads).output
-    rates = [int(b)/float(s) for b, s in re.findall(r'SEARCHED (\d+) ([\d.]+)', printed)][1:]
-    yield dict(who='cryodrgn abinit', images_s=round(float(np.median(rates)), 3)) if rates else dict(who='cryodrgn abinit', failed=printed[-1500:])
+        for r in rings: found, *_ = polish(v[part].upto(r), finder.slicer, found, 2)
+        return found
+    return search
+
+
+def speed(folder, map, apix, peer, threads, D=64, batches=2):
+    "Images a second (and a second of processor time, which company on the machine does not change as much) in the search: 4,608 rotations × 196 shifts, then refinement; batch by batch, by turns."
+    ps = images(folder, map, apix, 500, .1, 0, D)
+    who = {'ours: level 3, then downhill': ours(ps, 3, (10., 15., 20., D//2 - 1.)), 'ours: four levels': ours(ps, 6, ())}
+    rates, found = {}, {}
+    others = {'cryodrgn abinit': Other(peer, Peer(peer).parse(Path(ps.md.path).parent), Path(folder)/'peer', threads)} if peer else {}
+    for n, part in enumerate(torch.arange(len(ps)).split(32)[:batches + 1]):
+        for name, search in who.items():
+            start, begun = time.perf_counter(), time.process_time()
+            found.setdefault(name, []).append(search(part))
+            rates.setdefault(name, []).append((len(part)/(time.perf_counter() - start), len(part)/(time.process_time() - begun)))
+        for name, other in others.items(): rates.setdefault(name, []).append(other.rate())
+    for other in others.values(): other.close()
+    for name, r in rates.items():
+        error = {} if name in others else dict(deg=round(float(angle_between(torch.cat([p.R for p in found[name]]), ps.pose.R[:32*(batches + 1)]).median()), 2))
+        wall, cpu = np.median(r[1:], 0).round(3).tolist()          # the first warms up
+        yield dict(who=name, D=D, images_s=wall, images_cpu_s=cpu, least=round(min(c for _, c in r[1:]), 3), most=round(max(c for _, c in r[1:]), 3), **error)
 
 
 @call_parse
-def main(what: str,                          # poses, refine or speed
-         map: str = 'shared/empiar10076/maps/vol_386.mrc', apix: float = 6.55, n: int = 5000, seeds: int = 5,
-         threads: int = 2, peer: str = ''):
+def main(what: str,                          # poses, refine, het or speed
+         map: str = '../shared/data/empiar10076/maps/vol_386.mrc', apix: float = 6.55, n: int = 5000, seeds: int = 5,
+         threads: int = 2, peer: str = '', box: int = 64, data: str = '../shared/data'):
     torch.set_num_threads(threads)
     print(machine(), f'; {threads} threads')
     with tempfile.TemporaryDirectory() as tmp:
-        rows = dict(poses=lambda: poses(tmp, map, apix, n, seeds), refine=lambda: refine(tmp, map, apix, n, seeds), speed=lambda: speed(tmp, map, apix, peer, threads))[what]()
+        rows = dict(poses=lambda: poses(tmp, map, apix, n, seeds), refine=lambda: refine(tmp, map, apix, n, seeds), het=lambda: het(tmp, data, n, seeds), speed=lambda: speed(tmp, map, apix, peer, threads, box))[what]()
         for row in rows: print(row, flush=True)

@@ -110,16 +110,14 @@ def begin(v: Seen, apix, T, symmetry, seed, n=2, tell=_quiet, most=10):
     def best():
         one, two = ([(placed(replace(some, w=a.w), a.map, T), a) for a in half] for half in halves)
         return max(((pose_agreement(p, q, symmetry), a, b) for p, a in one for q, b in two), key=lambda x: x[0])
-    for a in sum(halves, []):
-        for _ in range(16): a.step(1, 8)
-        for _ in range(16): a.step(2, 10)
+    for m, a in enumerate(sum(halves, [])):
+        for level, r in 16*[(1, 8)] + 16*[(2, 10)]: tell(f'start {m + 1} of {2*n} from noise'); a.step(level, r)
     agree, *pair = best()
     tell(f'{2*n} starts from noise: the two that agree best see {agree:.0%} of the images alike')
     for round in range(most):
         if agree > .6: break
         halves = [[a] for a in pair]
-        for a in pair:
-            for _ in range(8): a.step(2, 10)
+        for a in 8*pair: tell(f'two halves of the images, {agree:.0%} seen alike'); a.step(2, 10)
         agree, *pair = best()
         tell(f'two halves of the images, round {round + 1}: {agree:.0%} seen alike')
     return pair, agree
@@ -153,12 +151,13 @@ def reorient(v: Seen, how: str, finder: Searcher, s, pose: Pose, r: float):
     return pose, spread(H)[0]
 
 @torch.no_grad()
-def sweep(data: Data, map: Volume, w, pose: Pose, how: str, r: float, T, desc=''):
+def sweep(data: Data, map: Volume, w, pose: Pose, how: str, r: float, T, desc='', tell=_quiet):
     "New poses of all images, batch by batch: working memory is some 200 MB."
     finder = Searcher(Slicer(map, gradient=True), T)
     s = finder.prepare(look(data, torch.arange(1, device=data.device), r, w)) if how == 'search' else None
     found = []
     for i in progress(torch.arange(len(data), device=data.device).split(max(1, 2**15//len(data.lattice))), desc):
+        tell(f'{desc}: {int(i[0]):,} of {len(data):,} images')
         found.append(reorient(look(data, i, r, w), how, finder, s, pose[i], r))
     return Pose(torch.cat([p.R for p, _ in found]), torch.cat([p.t for p, _ in found])), torch.cat([h for _, h in found])
 
@@ -184,7 +183,7 @@ def rounds(ps, data, plan, map: Volume, w, pose: Pose, T, symmetry, tell):
     lines, r, device = [], map.D//2 - 1., data.device
     for n, (how, most) in enumerate(plan):
         start, r = time.monotonic(), min(most, r)
-        new, sure = sweep(data, map, w, pose, how, r, T, f'round {n + 1} of {len(plan)}')
+        new, sure = sweep(data, map, w, pose, how, r, T, f'round {n + 1} of {len(plan)}, {how} to {data.lattice.D*data.lattice.apix/r:.1f} Å', tell)
         turn, move = angle_between(pose.R, new.R), (pose.t - new.t).norm(dim=-1)
         pose = new
         rec = reconstruct(ps.with_poses(pose.to('cpu')), symmetry=symmetry, device=device)
@@ -227,7 +226,7 @@ def abinitio(ps: Particles,
              reach: float|None = None,    # largest shift tried, Å; a tenth of the box if None
              seed=0,
              starts=2,                    # from noise, in each half of the images
-             device='cpu', tell=_quiet,   # called with a line of words now and then
+             device='cpu', tell=_quiet,   # called with a line of words now and then; what it raises ends the search
             ) -> Oriented:
     "Poses and a map from pictures alone; `NothingFound` if two halves of the images do not agree."
     reach, group, side = check_search(ps, reach), point_group(symmetry).to(device), ps.D*ps.apix

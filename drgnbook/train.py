@@ -256,7 +256,7 @@ def _train(run, team, say):
     trainer = Trainer(run, data, Model(run.config).to(run.device), team)
     say('preparing', doing='going back to the last checkpoint' if run.checkpoints else 'finding what is known before the first step')
     trainer.restore() if run.checkpoints else trainer.begin(ps)
-    if o['grow']: trainer.curve = torch.from_numpy(np.load(run.folder/'fsc.npy'))
+    if o['grow'] and not trainer.stopped: trainer.curve = torch.from_numpy(np.load(run.folder/'fsc.npy'))
     done = min(trainer.now*o['batch_size'], o['epochs']*len(ps))
     with graceful() as trainer.stop, progress(None, 'training', total=o['epochs']*len(ps), initial=done, unit=' images', disable=None if team.first else True) as bar:
         while trainer.state['epoch'] < trainer.o['epochs'] and not trainer.stopped: trainer.epoch(bar)
@@ -265,8 +265,9 @@ def _train(run, team, say):
 @patch
 def begin(self: Trainer, ps):
     "Set what is known before the first step."
-    if self.team.first: _find_pose(self.run, ps)
-    self.team.wait()
+    ended = self.team.first and not _find_pose(self.run, ps)
+    self.stopped = bool(self.team.sum_(torch.tensor(float(ended))))          # all workers leave together
+    if self.stopped: return
     ps = _posed(self.run, ps)
     pose = ps.pose.to(self.data.device)
     if self.team.first:
@@ -278,16 +279,28 @@ def begin(self: Trainer, ps):
     if self.team.first: save_fixed(self.run, self.model)
     if not self.model.latent.m: self.z = encode(self.model, self.data)
 
-def _find_pose(run, ps):
-    "Write down the poses that are searched for: `found.npy`, and a particle file; how sure they are (`spread.npy`); the rounds of the search (`search.csv`)."
+class _Ended(Exception): "Somebody asked the search to stop."
+
+def _teller(run):
+    "Says in the folder what a search is doing, and ends it there if that is asked for."
+    told = [0.]
+    def tell(words):
+        if run.asked('stop'): run.granted('stop', 'pause'); raise _Ended
+        if time.monotonic() - told[0] > .5: run.say('preparing', doing=words); told[0] = time.monotonic()          # not more often: the folder may be far away
+    return tell
+
+def _find_pose(run, ps) -> bool:
+    "Write down the poses that are searched for: `found.npy`, and a particle file; how sure they are (`spread.npy`); the rounds of the search (`search.csv`). False if somebody asked to stop: the next start begins again."
     o = run.options
-    if o['pose'] not in ('search', 'refine') or (run.folder/'found.npy').exists(): return
+    if o['pose'] not in ('search', 'refine') or (run.folder/'found.npy').exists(): return True
     search = partial(abinitio, seed=o['seed']) if o['pose'] == 'search' else refine_poses
-    found = search(ps, o['symmetry'], o['reach'], device=run.device, tell=lambda words: run.say('preparing', doing=words))
-    found.history.to_csv(run.folder/'search.csv', index=False)
+    try: found = search(ps, o['symmetry'], o['reach'], device=run.device, tell=_teller(run))
+    except _Ended: return False
+    with atomic(run.folder/'search.csv') as tmp: found.history.to_csv(tmp, index=False)
     write_array(run.folder/'spread.npy', found.spread.numpy())
     ps.with_poses(found.pose).write(run.folder/('found' + Path(run.config['particles']).suffix))
-    write_array(run.folder/'found.npy', torch.cat([found.pose.R.flatten(1), found.pose.t], 1).numpy())
+    write_array(run.folder/'found.npy', torch.cat([found.pose.R.flatten(1), found.pose.t], 1).numpy())          # last: it says that all is there
+    return True
 
 def _posed(run, ps):
     "The particles, with the poses that were found for them if some were."

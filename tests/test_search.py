@@ -1,4 +1,5 @@
 "Poses from nothing and poses improved, and what a search says when there is nothing to find."
+import importlib
 import numpy as np, pytest, torch
 from drgnbook.pose import Pose, angle_between, flip_poses, pose_error, random_rotations, rotvec_to_R
 from drgnbook.metadata import MetadataError
@@ -102,3 +103,20 @@ def test_fit_refines(particles, tmp_path):
     assert pose_error(particles.pose, run.pose)[1].median() < .3*particles.apix and run.z.shape == (len(particles), 2)
     assert angle_between(Particles.read(tmp_path/'run'/'found.star', datadir=particles.where[0]).pose.R, run.pose.R).max() < .1
     assert {'changed', 'turn', 'search_res'} <= set(open(tmp_path/'run'/'search.csv').readline().strip().split(','))
+
+def test_a_search_stops_and_begins_again(particles, tmp_path, monkeypatch):
+    "Asked to stop in its second batch: it looks at no third, leaves nothing half-written, and the next start finds the poses"
+    from drgnbook.run import Run
+    search, batches, folder = importlib.import_module('drgnbook.abinitio'), [], tmp_path/'run'          # the package's own name `abinitio` is the function
+    inner = search.reorient
+    def asking(*args):
+        batches.append(1)
+        if len(batches) == 2: Run.load(folder).ask('stop')
+        return inner(*args)
+    monkeypatch.setattr(search, 'reorient', asking)
+    off = Pose(particles.pose.R, particles.pose.t + particles.apix)
+    run = fit(particles.with_poses(off), zdim=0, pose='refine', epochs=1, width=32, depth=1, out=folder, where='here', device='cpu')
+    assert len(batches) == 2 and run.state.startswith('stopped') and not run.training and not run.checkpoints
+    assert not {p.name for p in folder.iterdir()} & {'found.npy', 'found.star', 'spread.npy', 'search.csv'} and not run.asked('stop')
+    run.resume(where='here')
+    assert len(batches) > 40 and pose_error(particles.pose, run.pose)[1].median() < .3*particles.apix and len(run.history) == 1
