@@ -127,15 +127,21 @@ def kmeans(z, k=20, seed=0):      # → labels (N,), centres (k,): indices of pa
     order = leaves_list(linkage(fit.cluster_centers_, 'average', optimal_ordering=True)) if k > 2 else np.arange(k)
     return np.argsort(order)[fit.labels_], nearest(z, fit.cluster_centers_[order])
 
+def _sample(z, n, seed):
+    "At most `n` points."
+    return z if len(z) <= n else z[np.random.default_rng(seed).choice(len(z), n, replace=False)]
+
 def gmm(z, k=None,                   # number of Gaussians; chosen by BIC from 1 … 10 if None
-        seed=0, most=10_000):        # points that it is fitted to
+        seed=0, few=5_000,           # points that the starts, and the choice, are made on
+        most=20_000):                # points that the best is then fitted to
     "Gaussian mixture: labels `(N,)`, largest group first, and the probability of each group `(N, k)`."
     from sklearn.mixture import GaussianMixture
     z = _points(z)
     if k is not None and not 1 <= k <= len(z): raise ValueError(f'k lies between 1 and the number of particles, {len(z)}; found {k}')
-    some = z if len(z) <= most else z[np.random.default_rng(seed).choice(len(z), most, replace=False)]
-    fit = lambda k, starts: GaussianMixture(k, n_init=starts, random_state=seed).fit(some)
-    best = fit(k or min(range(1, min(10, len(some)) + 1), key=lambda j: fit(j, 1).bic(some)), 3)
+    some, more = _sample(z, max(few, k or 0), seed), _sample(z, most, seed)
+    fits = [GaussianMixture(j, n_init=3, random_state=seed).fit(some) for j in ([k] if k else range(1, min(10, len(some)) + 1))]
+    best = min(fits, key=lambda g: g.bic(some))
+    if len(more) > len(some): best = GaussianMixture(best.n_components, weights_init=best.weights_, means_init=best.means_, precisions_init=best.precisions_).fit(more)
     order = np.argsort(-best.weights_)
     p = best.predict_proba(z)[:, order]
     return p.argmax(1), p
