@@ -249,10 +249,17 @@ def start(self: Basis, data: Data, pose: Pose, z=None, agreement=None, gen=None)
     return self.store(torch.cat([mean, noise*ball]))
 
 # %% ../nbs/api/35_basis.ipynb #15287fc9
-def mean_map(data: Data, pose: Pose,
+def _sized(grid: BallGrid, v, like):
+    "A map whose rings are as strong as those of another, by least squares."
+    f, g = (grid.lists(x)[:, 0] for x in (v, like))
+    rings = lambda x: shell_mean(x*grid.twice, grid.shell, grid.D//2 + 1)
+    factor = (rings((f.conj()*g).real)/rings(f.abs().square()).clamp(min=1e-20)).clamp(min=0)
+    return grid.cubes((f*factor[grid.shell])[:, None])
+
+def mean_map(grid_: BallGrid, data: Data, pose: Pose,
              agreement: Float[Tensor,'N']|None = None,      # as `subspace` finds it: junk has no vote, faint images are scaled
              most=20_000) -> Float[Tensor,'1 D D D']:       # images to look at, spread over the set: more hardly change it
-    "The map of all particles (over D), as `reconstruct` makes it."
+    "The map of all particles (over D), as `reconstruct` makes it, its rings as strong as `solve_maps` finds them."
     lattice, dev = data.lattice, data.device
     a = torch.ones(len(data), device=dev) if agreement is None else agreement
     accs, every = [Accumulator(lattice.D, dev) for _ in range(2)], torch.linspace(0, len(data) - 1, min(most, len(data)), dtype=torch.double).round().long().to(dev)
@@ -260,7 +267,8 @@ def mean_map(data: Data, pose: Pose,
         for i in progress(half.split(max(1, 2**19//len(lattice))), 'the mean map'):
             p, ctf = pose[i], data.ctf[i](lattice.freqs)*contrast(a[i], 1.)[:, None]
             acc.add(shift(data.images(i), lattice.freqs, p.t), ctf, lattice.k.float(), p.R, vote(a[i], 1.))
-    return solve(accs, lattice.apix).volume.data[None]/lattice.D
+    exact = solve_maps(grid_, data, pose, a.new_ones(len(data), 1), agreement, most)
+    return _sized(grid_, solve(accs, lattice.apix).volume.data[None]/lattice.D, exact)      # pooling, with a CTF that rises steeply from the centre, makes the first rings too weak
 
 class Residual(nn.Module):
     "A fixed consensus map and a neural field that adds what it lacks; it starts as the consensus."
@@ -283,7 +291,7 @@ class Residual(nn.Module):
 
     def start(self, data: Data, pose: Pose, z=None, agreement=None, gen=None):
         "Before training: the consensus, by backprojection."
-        self.consensus.store(mean_map(data, pose, agreement))
+        self.consensus.store(mean_map(self.consensus.grid, data, pose, agreement))
         return self
 
     def volumes(self, z=None, D=None) -> list[Volume]:
