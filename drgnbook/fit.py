@@ -17,7 +17,9 @@ from fastcore.imports import in_notebook
 from .fourier import Lattice
 from .pose import point_group
 from .metadata import write_array, write_json
+from .volume import Volume
 from .particles import Particles
+from .reconstruct import halves_of
 from .abinitio import check_search
 from .model import Model
 from .cluster import ClusterError, submit, torchrun
@@ -139,6 +141,23 @@ def _check(ps, o):
     if o['pose'] != 'search': ps.pose
     ps.ctf, ps.apix          # each says what is missing
 
+def _focus(mask, ps, o):
+    "The mask of a run, once it is known that it fits."
+    v = mask if isinstance(mask, Volume) else Volume(mask, ps.apix) if torch.is_tensor(mask) else Volume.load(mask)
+    if o['z'] != 'subspace' or not o['zdim']: raise ValueError(f"a mask is where z='subspace' looks for differences; found z={o['z']!r}, zdim={o['zdim']}: leave out the mask or the z")
+    if v.D != ps.D or abs(v.apix/ps.apix - 1) > 1e-2: raise ValueError(f'the mask has {v.D} px of {v.apix:.4g} Å, the particles {ps.D} px of {ps.apix:.4g} Å: resample it with .downsample, and clamp it to 0 and 1')
+    if not 0 <= v.data.min() < v.data.max() <= 1: raise ValueError(f'a mask runs from 0 to 1, found {v.data.min():.3g} to {v.data.max():.3g}: clamp it, or make one of a map with .mask')
+    return v
+
+def _halves(ps, out, z, where, **words):
+    "A run of each half of the particles, in `half0` and `half1`; `half.npy` tells which one a particle is in."
+    half = halves_of(ps).numpy()
+    if len(np.unique(half)) < 2: raise ValueError(f'all {len(ps)} particles are in one half: select some of both, or drop the column of half-sets')
+    folder = _new_folder(out, ps)
+    runs = tuple(fit(ps[half == h], z=z if isinstance(z, str) else z[half == h], out=folder/f'half{h}', where=where or 'here', **words) for h in (0, 1))
+    write_array(folder/'half.npy', half.astype(np.int8))
+    return runs
+
 def _defaults(o, device):
     "What depends on the device and on z: a processor is best with small steps, a card with large ones and half precision; where z is still to be learnt, no map should be given away."
     card, learnt = device.startswith('cuda'), isinstance(o['z'], str) and o['z'] in ('encoder', 'table') and o['zdim'] > 0
@@ -176,6 +195,8 @@ def fit(ps: Particles,
         minutes: float = 10.,               # between checkpoints inside an epoch
         keep_every: int = 1,                # epochs whose model and z stay: each, every second, ...
         seed: int = 0,
+        mask=None,                          # where z='subspace' looks for differences: a map from 0 to 1, or its path; everywhere if None
+        halves: bool = False,               # two models, each of half of the particles, in out/half0 and out/half1: then `Halves.load(out)`
         out=None,                           # the run's folder; runs/NAME_001 if None
         device: str|None = None,            # 'cuda', 'mps', 'cpu'; the best there is if None
         where: str|None = None,             # 'here' (blocks), 'thread' or 'process' (return at once); a thread in a notebook, else here, if None
@@ -183,9 +204,10 @@ def fit(ps: Particles,
         cluster: str|None = None,           # 'slurm': as a job there (returns at once)
         nodes: int = 1, gpus: int = 1,      # of the job: machines, and cards of each
         partition: str|None = None, hours: float = 24.,      # of the job: where, and how long until it is queued again
-       ) -> Run:
+       ) -> Run|tuple[Run, Run]:
     "Train a model of the particles. In a notebook it returns at once: `run.wait()`, `run.stop()`, `run.resume()`; in a script it blocks, and Ctrl-C stops it."
-    o = {k: v for k, v in locals().items() if k not in ('ps', 'out', 'device', 'where', 'devices', 'cluster', 'nodes', 'gpus', 'partition', 'hours')}
+    words = {k: v for k, v in locals().items() if k not in ('ps', 'out', 'halves')}
+    o = {k: v for k, v in words.items() if k not in ('mask', 'device', 'where', 'devices', 'cluster', 'nodes', 'gpus', 'partition', 'hours')}
     device = device or pick_device()
     o = _defaults(o, device)
     _check(ps, o)
@@ -199,7 +221,10 @@ def fit(ps: Particles,
     name = 'particles' + ('.cs' if Path(ps.md.path).suffix == '.cs' else '.star')
     config = dict(version=1, N=len(ps), D=ps.D, apix=ps.apix, m=m, particles=name, where=ps.where, contrast='white' if ps.sign > 0 else 'dark', options=o)
     Model(config)      # a wrong word is found here, before there is a folder
+    if mask is not None: mask = _focus(mask, ps, o)
+    if halves: return _halves(ps, out, **dict(words, z=z, mask=mask))
     folder = _new_folder(out, ps)
+    if mask is not None: mask.save(folder/'mask.mrc')
     if o['z'] == 'given': write_array(folder/'z_given.npy', z)
     ps.write(folder/name)
     write_json(folder/'config.json', config)

@@ -13,12 +13,11 @@ import numpy as np, torch
 from fastcore.basics import patch
 
 # %% ../nbs/api/58_halves.ipynb #8000a9a0
-from .metadata import pd, write_array
-from .volume import fsc, resolution, sphere_mask
+from .metadata import pd
+from .volume import Volume, fsc, resolution, sphere_mask
 from .particles import Particles
 from .data import load_data
 from .orient import GivenPose
-from .reconstruct import halves_of
 from .subspace import infer
 from .run import Run
 from .train import encode
@@ -41,7 +40,8 @@ def place(self: Run, ps: Particles) -> np.ndarray:      # poses as in its table
         return encode(model, data).cpu().numpy()
     mine, path = load_data(self.particles, self.options['noise'], self.device), self.folder/'agreement.npy'
     agreement = torch.from_numpy(np.load(path)) if path.exists() else None
-    return infer(mine, self.pose.to(self.device), torch.from_numpy(self.z), data, ps.pose.to(self.device), agreement).cpu().numpy()
+    mask = Volume.load(self.folder/'mask.mrc').data if (self.folder/'mask.mrc').exists() else None
+    return infer(mine, self.pose.to(self.device), torch.from_numpy(self.z), data, ps.pose.to(self.device), agreement, mask=mask).cpu().numpy()
 
 # %% ../nbs/api/58_halves.ipynb #e5615af6
 @dataclass(frozen=True, eq=False)
@@ -53,9 +53,9 @@ class Halves:
 
     @classmethod
     def load(cls, folder, device=None):
-        "Open the folder of `halves`."
+        "Open the folder of `halves`, or of `fit(halves=True)`."
         folder = Path(folder)
-        if not (folder/'half.npy').exists(): raise FileNotFoundError(f'{folder} holds no half-sets (no half.npy): give the out= of halves')
+        if not (folder/'half.npy').exists(): raise FileNotFoundError(f'{folder} holds no half-sets (no half.npy): give the out= of halves or of fit(halves=True)')
         return cls(folder, np.load(folder/'half.npy'), tuple(Run.load(folder/f'half{h}', device) for h in (0, 1)))
 
     @cached_property
@@ -70,11 +70,7 @@ class Halves:
 def halves(ps: Particles, out,            # a folder; the runs are in half0/ and half1/
            **options) -> Halves:          # as for `fit`
     "Train two models on halves of the particles; returns when both are trained."
-    out, half = Path(out), halves_of(ps).numpy()
-    if len(np.unique(half)) < 2: raise ValueError(f'all {len(ps)} particles are in one half: select some of both, or drop the column of half-sets')
-    if out.exists() and any(out.iterdir()): raise FileExistsError(f'{out} is not empty: give out= another folder, or open what is there with Halves.load')
-    for h in (0, 1): fit(ps[half == h], out=out/f'half{h}', **dict(options, where='here'))
-    write_array(out/'half.npy', half.astype(np.int8))
+    fit(ps, out=out, halves=True, **dict(options, where='here'))
     return Halves.load(out, options.get('device'))
 
 # %% ../nbs/api/58_halves.ipynb #2fa0bd79

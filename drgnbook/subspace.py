@@ -210,9 +210,9 @@ def _whitened(z, votes):
     root = torch.linalg.cholesky((c*w).T @ c + 1e-9*torch.eye(z.shape[1], device=z.device)*(c*c*w).sum())
     return torch.linalg.solve_triangular(root, c.T, upper=False).T.float()
 
-def _spanned(data, pose, y, votes, band, size):
+def _spanned(data, pose, y, votes, band, size, mask):
     "The maps that known coordinates span."
-    maps = MapGrid(y.shape[1], min(band, data.lattice.D//2 - 1), data.device)
+    maps = MapGrid(y.shape[1], min(band, data.lattice.D//2 - 1), data.device, mask)
     sums, none = Sums(maps), y.new_zeros(y.shape[1], y.shape[1])
     for i in progress(torch.arange(len(data), device=data.device).split(size), 'maps of the known'):
         f, ctf, w, corner, *_ = _expect(data, pose, maps, i)
@@ -222,12 +222,13 @@ def _spanned(data, pose, y, votes, band, size):
 
 def infer(data: Data, pose: Pose, z: Float[Tensor,'N q'],                          # particles whose z is known
           others: Data, their_pose: Pose,                                          # and those whose is not, of the same box
-          agreement: Float[Tensor,'N']|None = None, band=16) -> Float[Tensor,'M q']:      # as `subspace` found it, so that junk has no vote
+          agreement: Float[Tensor,'N']|None = None,      # as `subspace` found it, so that junk has no vote
+          band=16, mask: Float[Tensor,'D D D']|None = None) -> Float[Tensor,'M q']:      # as for `subspace`
     "The `z` of other particles: their posterior mean under linear maps made from the known ones, on the axes of the known `z`."
     if others.lattice.D != data.lattice.D: raise ValueError(f'the known particles have {data.lattice.D} px, the others {others.lattice.D}: downsample to one box')
     z, votes = z.to(data.device), torch.ones(len(data), device=data.device) if agreement is None else vote(agreement.to(data.device), 1.)
     size = max(1, 2**17//int((data.lattice.radius <= band).sum()))
-    maps, usual = _spanned(data, pose, _whitened(z, votes), votes, band, size), z.new_ones(())
+    maps, usual = _spanned(data, pose, _whitened(z, votes), votes, band, size, mask), z.new_ones(())
     def found(data, pose):
         y = torch.cat([_expect(data, pose, maps, i, usual)[4] for i in progress(torch.arange(len(data), device=data.device).split(size), 'placing particles')])
         return torch.cat([y, torch.ones_like(y[:, :1])], 1)

@@ -21,10 +21,11 @@ from fastcore.basics import patch
 # %% ../nbs/api/41_train.ipynb #bea8eb3a
 from .pose import Pose
 from .metadata import atomic, pd, write_array
+from .volume import Volume
 from .particles import progress
 from .data import Data, load_data, shuffled
 from .reconstruct import reconstruct
-from .subspace import subspace
+from .subspace import infer, subspace
 from .abinitio import abinitio, refine_poses
 from .decoder import FourierMLP
 from .latent import Batch, Table
@@ -313,9 +314,11 @@ def _find_z(run, data, pose):
     "Write down the z that are not learnt but found: those of the linear subspace."
     o = run.options
     if o['z'] != 'subspace' or not o['zdim'] or (run.folder/'z_given.npy').exists(): return
-    found = subspace(data, pose, o['zdim'], seed=o['seed'])
+    mask = Volume.load(run.folder/'mask.mrc').data if (run.folder/'mask.mrc').exists() else None
+    found = subspace(data, pose, o['zdim'], mask=mask, seed=o['seed'])
     write_array(run.folder/'agreement.npy', found.agreement.cpu().numpy())
-    write_array(run.folder/'z_given.npy', found.z.cpu().numpy())
+    z = infer(data, pose, found.z, data, pose, found.agreement, mask=mask)          # one pass over maps held back less than the subspace's own
+    write_array(run.folder/'z_given.npy', z.cpu().numpy())
 
 @patch
 def restore(self: Trainer):
