@@ -310,7 +310,7 @@ class Cache:
 
     def read(self, rows):
         "Pairs of some pictures of the stacks, `(b, n, 2)` float16, in the order of the file; and where each is among them."
-        place = self.place[rows]
+        place = self.place[np.asarray(rows)]
         order = np.argsort(place)
         out = np.empty((len(order), len(self.lattice), 2), np.float16)
         self._each_run(os.preadv, place[order], out)
@@ -329,7 +329,7 @@ class Cache:
 @patch
 def fill(self: Cache, rows):
     "Transform the pictures of those rows that are not in yet."
-    place, first = np.unique(self.place[rows], return_index=True)
+    place, first = np.unique(self.place[np.asarray(rows)], return_index=True)
     todo = np.asarray(rows)[first[self.done[place] == 0]]
     _check_space(self.path, len(todo)*self.row_bytes)
     win, parts = window(self.lattice.D), chunks(len(todo), 4*self.lattice.D**2, 2**26)

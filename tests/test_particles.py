@@ -153,3 +153,8 @@ def test_both_contrasts_in_a_star(ps, tmp_path):
     with pytest.raises(ValueError, match=r'20 of 60 particles are dark.*cannot say which: write a \.cs'): mixed.write(tmp_path/'mixed.star')
     assert not (tmp_path/'mixed.star').exists()
     assert Particles.read(mixed.write(tmp_path/'set/mixed.cs')).table.sign.tolist() == [-1]*20 + [1]*40
+
+def test_one_image(ps):
+    "Rows as a tensor of one number are one row"
+    cache = ps.cache()
+    assert torch.equal(cache[torch.tensor([3])], cache[np.array([2, 3])][1:])
