@@ -229,12 +229,12 @@ def test_halves_share_no_particle(two_states, tmp_path):
     runs = fit(ps, halves=True, out=tmp_path/'same', **SMALL)         # the same two runs
     same = Halves.load(tmp_path/'same')
     assert np.array_equal(same.half, h.half) and [r.folder for r in runs] == [r.folder for r in same.runs]
-    for a, b in zip(h.runs, same.runs): assert np.array_equal(a.z, b.z) and torch.equal(a.volume(a.z[0]).data, b.volume(b.z[0]).data)
+    for a, b in zip(h.runs, same.runs): assert np.allclose(a.z, b.z, atol=1e-4) and fsc(a.volume(a.z[0]), b.volume(a.z[0]))[1:-1].min() > .999      # sums in another order: the last bits differ
     with pytest.raises(FileNotFoundError, match='no half-sets'): Halves.load(tmp_path)
 
 def test_halves_take_their_rows_of_a_known_z(two_states, tmp_path):
     run, _ = two_states
-    z = np.arange(1300, dtype=np.float32).reshape(650, 2)
+    z = np.random.default_rng(0).normal(size=(650, 2)).astype(np.float32)
     for half, r in zip((0, 1), fit(run.particles, z=z, halves=True, out=tmp_path/'known', **SMALL)): assert np.array_equal(r.z, z[halves_of(run.particles).numpy() == half])
     with pytest.raises(ValueError, match='in one half'): fit(run.particles[:1], halves=True, out=tmp_path/'one', **{**SMALL, 'zdim': 0})
     assert not (tmp_path/'one').exists()
