@@ -38,11 +38,11 @@ def test_mask_focuses(pair, tmp_path):
     ps, state, mask, _ = pair
     run = fit(ps, mask=mask.save(tmp_path/'mask.mrc'), out=tmp_path/'run', **QUICK)
     assert r2(run.z, state, 'arm') > .4 > .2 > r2(run.z, state, 'base')
-    assert np.array_equal(run.z, focused(ps, mask))
+    assert np.allclose(run.z, focused(ps, mask), atol=1e-4)
     shutil.copytree(run.folder, tmp_path/'again')
     again = Run.load(tmp_path/'again', 'cpu')
     (again.folder/'z_given.npy').unlink(); shutil.rmtree(again.folder/'checkpoints')
-    assert np.array_equal(again.resume(where='here').z, run.z)
+    assert np.allclose(again.resume(where='here').z, run.z, atol=1e-4)
 
 def test_halves_share_the_mask(pair, tmp_path):
     ps, state, mask, _ = pair
