@@ -7,7 +7,7 @@ __all__ = ['inside', 'as_mask', 'Selection', 'directions', 'Columns', 'of_partic
            'Explore', 'explore']
 
 # %% ../nbs/api/62_explore.ipynb #01cefeb8
-import threading, time
+import atexit, threading, time
 from collections import UserDict
 from functools import cached_property
 from pathlib import Path
@@ -160,13 +160,13 @@ class Background:
             self.jobs.pop(name, None)
             self.jobs[name] = f, rest
             self.turn.notify()
-            if self.thread is None: self.thread = threading.Thread(target=self._work, daemon=True); self.thread.start()
+            if self.thread is None: self.thread = threading.Thread(target=self._work, daemon=True); self.thread.start(); atexit.register(self.end)
 
     def _next(self):
         with self.turn:
             while self.jobs and all(rest for _, rest in self.jobs.values()) and self.turn.wait(min(rest for _, rest in self.jobs.values())): pass
             name = next((n for n, (_, rest) in self.jobs.items() if not rest), next(iter(self.jobs), None))
-            if name is None: self.thread = None; return None, None
+            if name is None: self.thread = None; atexit.unregister(self.end); return None, None
             return name, self.jobs.pop(name)[0]
 
     def _work(self):
@@ -179,6 +179,11 @@ class Background:
     def wait(self, timeout=None):
         "Until all is done."
         if thread := self.thread: thread.join(timeout)
+
+    def end(self):
+        "Drop what waits and see what runs to its end: a thread that a process leaves in the middle of compiled code can bring it down."
+        with self.turn: self.jobs.clear(); self.turn.notify()
+        self.wait()
 
 # %% ../nbs/api/62_explore.ipynb #bd914e27
 class _Named(UserDict):
