@@ -42,7 +42,7 @@ demo: $(READY)
 
 test: $(READY)
 	sh tools/browser.sh $(BIN)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --flags "$(FLAGS)"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --flags "$(FLAGS)"
 
 lab: $(READY)  # JupyterLab refuses root, and root is who you are in a container
 	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) nbs/tutorials
