@@ -14,7 +14,7 @@ from fastcore.basics import patch
 
 # %% ../nbs/api/58_halves.ipynb #8000a9a0
 from .metadata import pd
-from .volume import Volume, fsc, resolution, sphere_mask
+from .volume import fsc, resolution, sphere_mask
 from .particles import Particles
 from .data import load_data
 from .orient import GivenPose
@@ -40,8 +40,7 @@ def place(self: Run, ps: Particles) -> np.ndarray:      # poses as in its table
         return encode(model, data).cpu().numpy()
     mine, path = load_data(self.particles, self.options['noise'], self.device), self.folder/'agreement.npy'
     agreement = torch.from_numpy(np.load(path)) if path.exists() else None
-    mask = Volume.load(self.folder/'mask.mrc').data if (self.folder/'mask.mrc').exists() else None
-    return infer(mine, self.pose.to(self.device), torch.from_numpy(self.z), data, ps.pose.to(self.device), agreement, mask=mask).cpu().numpy()
+    return infer(mine, self.pose.to(self.device), torch.from_numpy(self.z), data, ps.pose.to(self.device), agreement, mask=self.mask).cpu().numpy()
 
 # %% ../nbs/api/58_halves.ipynb #e5615af6
 @dataclass(frozen=True, eq=False)

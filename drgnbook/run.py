@@ -66,6 +66,11 @@ class Run:
     @property
     def options(self): return self.config['options']
     @property
+    def mask(self):
+        "Where differences between particles are looked for, `(D, D, D)`; None: everywhere."
+        path = self.folder/'mask.mrc'
+        return Volume.load(path).data if path.exists() else None
+    @property
     def checkpoints(self):
         "Folders of the checkpoints kept, oldest first."
         kept = sorted(p.parent for p in (self.folder/'checkpoints').glob('[0-9]*/state.json'))

@@ -21,7 +21,6 @@ from fastcore.basics import patch
 # %% ../nbs/api/41_train.ipynb #bea8eb3a
 from .pose import Pose
 from .metadata import atomic, pd, write_array
-from .volume import Volume
 from .particles import progress
 from .data import Data, load_data, shuffled
 from .reconstruct import reconstruct
@@ -314,10 +313,9 @@ def _find_z(run, data, pose):
     "Write down the z that are not learnt but found: those of the linear subspace."
     o = run.options
     if o['z'] != 'subspace' or not o['zdim'] or (run.folder/'z_given.npy').exists(): return
-    mask = Volume.load(run.folder/'mask.mrc').data if (run.folder/'mask.mrc').exists() else None
-    found = subspace(data, pose, o['zdim'], mask=mask, seed=o['seed'])
+    found = subspace(data, pose, o['zdim'], mask=run.mask, seed=o['seed'])
     write_array(run.folder/'agreement.npy', found.agreement.cpu().numpy())
-    z = infer(data, pose, found.z, data, pose, found.agreement, mask=mask)          # one pass over maps held back less than the subspace's own
+    z = infer(data, pose, found.z, data, pose, found.agreement, mask=run.mask)          # one pass over maps held back less than the subspace's own
     write_array(run.folder/'z_given.npy', z.cpu().numpy())
 
 @patch
