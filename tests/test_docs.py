@@ -1,11 +1,14 @@
 "What readers meet: links lead somewhere, words are spelt right, the code of README runs, the site lists every page."
-import ast, importlib, io, re, shlex, subprocess, sys, tokenize
+import ast, io, os, re, shlex, shutil, subprocess, sys, tokenize
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
-import pytest, yaml
+import numpy as np, pytest, torch, yaml
 from execnb.nbio import read_nb
 from markdown_it import MarkdownIt
+
+import drgnbook
+from drgnbook import large_subunit, simulate
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted(p for p in (ROOT/'nbs').rglob('*.ipynb') if '.ipynb_checkpoints' not in p.parts)
@@ -14,6 +17,7 @@ PAGES = [*NOTEBOOKS, *TEXTS]
 FOLDERS = 'nbs tests tools benchmarks drgnbook'.split()
 each_page = pytest.mark.parametrize('page', PAGES, ids=lambda p: str(p.relative_to(ROOT)))
 md = MarkdownIt().enable('table')
+HOME = 'https://github.com/drgnbook/drgnbook/blob/main/'      # a file that the site does not have
 
 
 def markdown(page):
@@ -39,7 +43,8 @@ def anchors(text):
 
 def broken(page, link):
     "Why a link leads nowhere, or None; nothing is asked of the network"
-    url = urlparse(link)
+    url = urlparse(link.removeprefix(HOME))
+    if link.startswith(HOME): page = ROOT/'README.md'
     if url.scheme or url.netloc: return None if url.scheme == 'https' and '.' in url.netloc and not re.search(r'\s', link) else 'not https://host/...'
     there = (page.parent/unquote(url.path)).resolve() if url.path else page
     if ROOT not in there.parents or not there.exists(): return 'no such file'
@@ -63,8 +68,8 @@ def test_files_named(page):
 
 def test_wrong_links_are_seen():
     page = ROOT/'README.md'
-    for link in ('nbs/nowhere.ipynb', '#no-such-heading', 'http://example.org', 'https://exa mple.org', 'nbs/index.ipynb#nowhere', '../outside.md'): assert broken(page, link), link
-    for link in ('LICENSE', '#licence', 'nbs/index.ipynb#two-commands', 'https://example.org/a#b'): assert not broken(page, link), link
+    for link in ('nbs/nowhere.ipynb', '#no-such-heading', 'http://example.org', 'https://exa mple.org', 'nbs/index.ipynb#nowhere', '../outside.md', HOME + 'NOTHING.md', HOME + 'BENCHMARKS.md#nowhere'): assert broken(page, link), link
+    for link in ('LICENSE', '#licence', 'nbs/index.ipynb#two-commands', 'https://example.org/a#b', HOME + 'BENCHMARKS.md#poses'): assert not broken(page, link), link
     assert list(links('a [b](c "d") `[no](no)` ![e](f) <a href="g">h</a>\n\n    [no](no)\n')) == ['c', 'f', 'g']
 
 
@@ -101,3 +106,90 @@ def test_spelling(tmp_path):
 def test_wrong_words_are_seen(tmp_path):
     (tmp_path/'a.txt').write_text('We recieve colored images and normalize them. We receive coloured images and normalise them.')
     assert [re.search('`(.*?)`', line)[1] for line in misspelt(tmp_path)] == ['colored', 'normalize', 'recieve']
+
+
+# The code of README
+
+def code(kind):
+    "The blocks of a language in README, in their order"
+    return [t.content for t in md.parse((ROOT/'README.md').read_text()) if t.type == 'fence' and t.info == kind]
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    "A folder in which there is what README speaks of: J42/particles.cs"
+    ps = simulate(large_subunit().maps(32, 12.6), n=60, D=32, apix=12.6, snr=1., junk=0., out=tmp_path/'J42')
+    ps.write(tmp_path/'J42/particles.cs')
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+def smaller(monkeypatch, **quick):
+    "README's boxes and epochs are those of real particles; here they are as small as can be"
+    fit, downsample = drgnbook.fit, drgnbook.Particles.downsample
+    monkeypatch.setattr(drgnbook.Particles, 'downsample', lambda self, D, **k: downsample(self, D//8, **k))
+    return lambda *args, **words: fit(*args, **words, **quick)
+
+def test_readme_python(project, monkeypatch):
+    "Line by line; the hand that lassos is the test's"
+    block, = code('python')
+    here = {}
+    for line in ast.parse(block).body:
+        exec(compile(ast.Module([line], []), 'README.md', 'exec'), here)
+        if 'fit' in here and 'run' not in here: here['fit'] = smaller(monkeypatch, epochs=1, width=16, device='cpu')
+        if 'ex' in here and here['ex'].selected.sum() == 0: here['ex'].selected = np.arange(20)
+    lassoed = drgnbook.Particles.read('lassoed.star', datadir='J42')
+    assert len(lassoed) == 20 and lassoed.D == 32 and torch.equal(lassoed.pose.t, here['full'].pose.t[:20])
+    assert drgnbook.Volume.load('lassoed.mrc').D == 32 and here['run'].volume(here['ex'].z).D == 16
+    labels, centres = drgnbook.kmeans(here['run'].z, 20)                   # in the sentence below the block
+    assert here['run'].volume(here['run'].z[centres[3]]).D == 16 and len(here['full'][labels == 3]) == (labels == 3).sum() > 0
+
+SHELL = [shlex.split(line, comments=True) for block in code('sh') for line in block.splitlines() if line.strip()]
+
+def test_readme_drgnbook(project):
+    "The commands of drgnbook, one after another; a smaller network is added to the first, and its box is what the images have"
+    from drgnbook.cli import main
+    words = [words[1:] for words in SHELL if words[0] == 'drgnbook']
+    assert [w[0] for w in words] == ['fit', 'analyse', 'select']
+    words[0] = [{'128': '16'}.get(w, w) for w in words[0]] + '--epochs 1 --width 16 --device cpu'.split()
+    assert [main(w) for w in words] == [0, 0, 0]
+    assert (project/'run1/analysis').is_dir() and 0 < len(drgnbook.Particles.read('kept.star', datadir='J42')) < 60
+
+@pytest.mark.parametrize('words', [w for w in SHELL if w[0] == 'make'], ids=' '.join)
+def test_readme_make(words, tmp_path):
+    "make knows what to do, and each program and file that it would call is there; test_quickstart runs what `make demo` does, and this is `make test`"
+    ready = tmp_path/'venv/.ready'
+    ready.parent.mkdir(); ready.touch()
+    would = subprocess.run([*words, '-n', f'VENV={ready.parent}'], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    named = re.findall(r'(?:tools|nbs|tests)/[\w./]+', would)
+    assert named and all((ROOT/n).exists() for n in named), would
+
+def test_readme_pip(tmp_path):
+    "pip install . makes of this tree what settings.ini says; nothing is fetched, nothing is installed"
+    assert [w for w in SHELL if w[0] == 'pip'] == [['pip', 'install', '.']] and {w[0] for w in SHELL} == {'make', 'pip', 'drgnbook'}
+    shutil.copytree(ROOT, tmp_path/'tree', ignore=shutil.ignore_patterns('.*', 'nbs', 'tests', 'benchmarks', 'build', 'demo', '*.egg-info'))
+    words = [sys.executable, '-m', 'pip', 'install', '--no-deps', '--no-build-isolation', '--ignore-installed', '--dry-run', '.']
+    said = subprocess.run(words, cwd=tmp_path/'tree', capture_output=True, text=True)
+    assert said.returncode == 0 and f'drgnbook-{drgnbook.__version__}' in said.stdout, said.stdout + said.stderr
+
+
+# Site and citation
+
+def test_sidebar():
+    "Each page of the site once, and no page that is not there"
+    def pages(x): return [p for y in x for p in pages(y)] if isinstance(x, list) else pages(x['contents']) if isinstance(x, dict) else [x]
+    listed = pages(yaml.safe_load((ROOT/'nbs/sidebar.yml').read_text())['website']['sidebar']['contents'])
+    there = [str(p.relative_to(ROOT/'nbs')) for p in NOTEBOOKS]
+    assert sorted(listed) == sorted(there), set(listed) ^ set(there)
+
+def test_citation():
+    "What GitHub needs to show it, the version of the package, and the papers of README"
+    cff = yaml.safe_load((ROOT/'CITATION.cff').read_text())
+    assert {'cff-version', 'message', 'title', 'authors'} <= cff.keys() and cff['version'] == drgnbook.__version__ and cff['license'] == 'Apache-2.0'
+    assert all({'type', 'title', 'authors', 'year'} <= r.keys() and r['authors'] for r in cff['references'])
+    dois = {r['doi'] for r in cff['references'] if 'doi' in r}
+    assert all(re.fullmatch(r'10\.\d{4,9}/\S+', d) for d in dois)
+    assert {link.removeprefix('https://doi.org/') for link in links((ROOT/'README.md').read_text()) if 'doi.org' in link} <= dois
+
+def test_pictures_are_small():
+    "A page should open at once"
+    heavy = {p.name: p.stat().st_size for p in (ROOT/'nbs/images').glob('*.png') if p.stat().st_size > 150_000}
+    assert not heavy, heavy
