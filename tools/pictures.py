@@ -38,9 +38,10 @@ def windows(run):
     yield 'view', view(maps, names=['one state', 'another'], sections=True), (900, 560)
     yield 'view_difference', view(maps, 'difference', names=['one state', 'another']), (700, 520)
 
-def save(picture, name, colours=96):
-    "As few bytes as it can be shown with."
-    picture.quantize(colours, method=Image.Quantize.FASTOCTREE if picture.mode == 'RGBA' else None, dither=0).save(OUT/f'{name}.png', optimize=True)
+def save(picture, name):
+    "As few bytes as it can be shown with; colours that are rare, such as those of a legend, stay."
+    method = Image.Quantize.FASTOCTREE if picture.mode == 'RGBA' else Image.Quantize.MAXCOVERAGE
+    picture.quantize(256, method=method, dither=0).save(OUT/f'{name}.png', optimize=True)
 
 def story(run, k=4, grey='#808890'):
     "Noisy images, the landscape of their z, a map of each group: on any background."
@@ -57,7 +58,7 @@ def story(run, k=4, grey='#808890'):
         ax = fig.add_axes([.69 + .155*(l%2), .47 - .45*(l//2), .15, .45]); ax.imshow(rgba); ax.axis('off')
     for x, text in ((.155, f'{len(run.z):,} particles'), (.5, 'where each lies: z'), (.845, 'a map at any z')): fig.text(x, .94, text, ha='center', color=grey, size=14)
     fig.savefig(buf := BytesIO(), transparent=True)
-    save(Image.open(buf), 'story', 256)
+    save(Image.open(buf), 'story')
     plt.close(fig)
 
 def shoot(run):
