@@ -16,7 +16,7 @@ from fastcore.basics import patch
 # %% ../nbs/api/35_basis.ipynb #8394a2e0
 from .fourier import ft, ift, shell_mean, shift
 from .pose import Pose
-from .volume import Volume, grid, sphere_mask
+from .volume import Volume, sphere_mask
 from .particles import progress
 from .data import Data
 from .reconstruct import Accumulator, solve
@@ -129,10 +129,15 @@ class Basis(nn.Module):
         f = Slice.apply(self.maps, a if len(a) > 1 else a.expand(len(k), -1), idx, weight)
         return torch.complex(f[..., 0], f[..., 1]*sign)
 
+def _dim(D, device):
+    "What a nearest voxel leaves of the density at each place of the box; a tent between two leaves its square."
+    ax = torch.sinc((torch.arange(D, device=device) - D//2)/(2*D))
+    return ax*ax[:, None]*ax[:, None, None]
+
 @patch
 def store(self: Basis, v: Float[Tensor,'q D D D']):
     "Make densities the maps; those of the decoder's `volumes` over `D`."
-    f = self.grid.lists(v/torch.sinc(grid(self.D, v.device)/self.grid.P).square().prod(-1))
+    f = self.grid.lists(v/_dim(self.D, v.device)**2)
     with torch.no_grad(): self.maps.copy_(torch.cat([f.real, f.imag], -1))
     return self
 
@@ -143,8 +148,8 @@ def volumes(self: Basis, z=None, D=None) -> list[Volume]:      # D: a smaller or
     D = D or self.D
     if D % 2: raise ValueError(f'the box of a volume must be even, found {D} px')
     f = torch.view_as_complex((self.maps.unflatten(1, (2, -1)) @ self.mix(z).T).transpose(1, 2).contiguous())
-    ax = torch.sinc((torch.arange(self.D, device=f.device) - self.D//2)/self.grid.P).square()*self.D**(1/3)
-    vs = [Volume(v*ax*ax[:, None]*ax[:, None, None], self.apix) for v in self.grid.cubes(f)]
+    dim = _dim(self.D, f.device)**2*self.D
+    vs = [Volume(v*dim, self.apix) for v in self.grid.cubes(f)]
     return vs if D == self.D else [v.downsample(D) for v in vs] if D < self.D else [_refine(v, D) for v in vs]
 
 def _refine(v, D):
@@ -183,7 +188,7 @@ class Equations:
         def slab(lhs, rhs, prior):
             W = lhs.new_zeros(len(lhs), self.q, self.q)
             W[:, self.pairs[1], self.pairs[0]] = lhs                           # the lower triangle is all that it reads
-            W.diagonal(dim1=1, dim2=2).add_(prior)
+            W.diagonal(dim1=1, dim2=2).mul_(1 + 1e-5).add_(prior)              # where two shares say the same, rounding alone would decide between their maps
             return torch.view_as_complex(torch.cholesky_solve(rhs, torch.linalg.cholesky(W)).contiguous())
         return torch.cat([slab(*x, prior[s]) for *x, s in zip(self.lhs.split(2**16), self.rhs.split(2**16), self.grid.shell.split(2**16))])
 
@@ -214,18 +219,18 @@ def equations(grid: BallGrid, data: Data, pose: Pose, a: Float[Tensor,'N q'], ro
         eqs.add(shift(data.images(i), lattice.freqs, p.t), ctf, w, p.slice(lattice.k.float()), a[i])
     return eqs.finish()
 
-def solve_maps(grid_: BallGrid, data: Data, pose: Pose, a: Float[Tensor,'N q'],
-               agreement: Float[Tensor,'N']|None = None,
-               most=None) -> Float[Tensor,'q D D D']:      # images to look at, spread over the set; all if None
+def solve_maps(grid: BallGrid, data: Data, pose: Pose, a: Float[Tensor,'N q'],
+               agreement: Float[Tensor,'N']|None = None) -> Float[Tensor,'q D D D']:
     "Densities (over D) that explain the images, given the share `a` of each in each image; zero outside the particle's ball."
-    every = torch.linspace(0, len(data) - 1, min(most or len(data), len(data)), dtype=torch.double).round().long().to(a.device)
-    halves = [equations(grid_, data, pose, a, every[h::2], agreement) for h in (0, 1)]
-    ball, dim = sphere_mask(grid_.D, device=a.device), torch.sinc(grid(grid_.D, a.device)/grid_.P).prod(-1)
-    weight = shell_mean(halves[0].lhs[:, 0], grid_.shell, grid_.D//2 + 1)
+    size = a.square().mean(0).sqrt().clamp(min=1e-20)                          # z may be degrees
+    halves = [equations(grid, data, pose, a/size, torch.arange(h, len(data), 2, device=a.device), agreement) for h in (0, 1)]
+    ball = sphere_mask(grid.D, device=a.device)
+    weight = shell_mean(halves[0].lhs[:, 0], grid.shell, grid.D//2 + 1)
     weak = (.05*weight).clamp(min=1e-3)[:, None].expand(-1, a.shape[1])
-    power = common_power(halves, [grid_.lists(grid_.cubes(h.solve(weak))*ball) for h in halves], weak)
+    power = common_power(halves, [grid.lists(grid.cubes(h.solve(weak))*ball) for h in halves], weak)
     share = ball.square().mean()/8
-    return grid_.cubes((halves[0] + halves[1]).solve((share/power).clamp(min=1e-3)))*ball/dim      # the nearest voxel stands for its cell: a sinc
+    maps = (halves[0] + halves[1]).solve((share/power).clamp(min=1e-3))/size
+    return grid.cubes(maps)*ball/_dim(grid.D, a.device)                        # the nearest voxel stands for its cell: a sinc
 
 # %% ../nbs/api/35_basis.ipynb #0ad69dc8
 @patch
@@ -249,17 +254,10 @@ def start(self: Basis, data: Data, pose: Pose, z=None, agreement=None, gen=None)
     return self.store(torch.cat([mean, noise*ball]))
 
 # %% ../nbs/api/35_basis.ipynb #15287fc9
-def _sized(grid: BallGrid, v, like):
-    "A map whose rings are as strong as those of another, by least squares."
-    f, g = (grid.lists(x)[:, 0] for x in (v, like))
-    rings = lambda x: shell_mean(x*grid.twice, grid.shell, grid.D//2 + 1)
-    factor = (rings((f.conj()*g).real)/rings(f.abs().square()).clamp(min=1e-20)).clamp(min=0)
-    return grid.cubes((f*factor[grid.shell])[:, None])
-
-def mean_map(grid_: BallGrid, data: Data, pose: Pose,
+def mean_map(data: Data, pose: Pose,
              agreement: Float[Tensor,'N']|None = None,      # as `subspace` finds it: junk has no vote, faint images are scaled
              most=20_000) -> Float[Tensor,'1 D D D']:       # images to look at, spread over the set: more hardly change it
-    "The map of all particles (over D), as `reconstruct` makes it, its rings as strong as `solve_maps` finds them."
+    "The map of all particles (over D), as `reconstruct` makes it."
     lattice, dev = data.lattice, data.device
     a = torch.ones(len(data), device=dev) if agreement is None else agreement
     accs, every = [Accumulator(lattice.D, dev) for _ in range(2)], torch.linspace(0, len(data) - 1, min(most, len(data)), dtype=torch.double).round().long().to(dev)
@@ -267,8 +265,7 @@ def mean_map(grid_: BallGrid, data: Data, pose: Pose,
         for i in progress(half.split(max(1, 2**19//len(lattice))), 'the mean map'):
             p, ctf = pose[i], data.ctf[i](lattice.freqs)*contrast(a[i], 1.)[:, None]
             acc.add(shift(data.images(i), lattice.freqs, p.t), ctf, lattice.k.float(), p.R, vote(a[i], 1.))
-    exact = solve_maps(grid_, data, pose, a.new_ones(len(data), 1), agreement, most)
-    return _sized(grid_, solve(accs, lattice.apix).volume.data[None]/lattice.D, exact)      # pooling, with a CTF that rises steeply from the centre, makes the first rings too weak
+    return solve(accs, lattice.apix).volume.data[None]/lattice.D
 
 class Residual(nn.Module):
     "A fixed consensus map and a neural field that adds what it lacks; it starts as the consensus."
@@ -291,7 +288,7 @@ class Residual(nn.Module):
 
     def start(self, data: Data, pose: Pose, z=None, agreement=None, gen=None):
         "Before training: the consensus, by backprojection."
-        self.consensus.store(mean_map(self.consensus.grid, data, pose, agreement))
+        self.consensus.store(mean_map(data, pose, agreement))
         return self
 
     def volumes(self, z=None, D=None) -> list[Volume]:

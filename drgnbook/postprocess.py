@@ -15,7 +15,7 @@ from jaxtyping import Float
 
 # %% ../nbs/api/37_postprocess.ipynb #dc112b40
 from .fourier import ft, ift, shell_mean
-from .volume import Volume, fsc, grid, radius, resolution, soft_edge
+from .volume import Volume, fsc, radius, resolution, sphere_mask
 from .reconstruct import Reconstruction
 
 # %% ../nbs/api/37_postprocess.ipynb #9d5d8356
@@ -26,7 +26,7 @@ def auto_mask(volume: Volume,
              ) -> Float[Tensor,'D D D']:
     "A soft mask around what stands out of the low-passed map."
     low, px = volume.lowpass(res or 10*volume.apix), volume.apix
-    outside = low.data[grid(volume.D, low.data.device).norm(dim=-1) > .42*volume.D]
+    outside = low.data[sphere_mask(volume.D, edge=1e-3, device=low.data.device) < .5]
     spread = outside.std() if outside.std() > 1e-3*low.data.std() else low.data.std()      # of a masked map nothing is outside
     return low.mask(max(float(outside.mean() + 3*spread), .15*float(low.data.max())), 2*px if dilate is None else dilate, 6*px if edge is None else edge)
 
@@ -116,13 +116,11 @@ def local_resolution(halves, mask: Float[Tensor,'D D D'],
     ax = torch.arange(0, a.D + step, step, device=a.data.device).clamp(max=a.D - 1)
     centres = torch.cartesian_prod(ax, ax, ax)
     asked = mask[tuple(centres.T)] > .05
-    ball, shells = soft_edge(grid(w, a.data.device).norm(dim=-1) - .3*w, .2*w), torch.full((len(centres),), 1., device=a.data.device)
+    ball, shells = sphere_mask(w, .3*w, .2*w, a.data.device), torch.full((len(centres),), 1., device=a.data.device)
     for i in asked.nonzero()[:, 0].split(max(1, 2**22//w**3)):
         curves = _window_fsc(*(_windows(v.data, centres[i], w)*ball for v in halves))
         shells[i] = torch.tensor([resolution(c, threshold) for c in curves]).to(shells)
-    small = shells.view(1, 1, *[len(ax)]*3)
-    at = (grid(a.D, a.data.device) + a.D//2)/step*2/(len(ax) - 1) - 1
-    fine = torch.nn.functional.grid_sample(small, at[None], align_corners=True, padding_mode='border')[0, 0]
+    fine = torch.nn.functional.interpolate(shells.view(1, 1, *[len(ax)]*3), [(len(ax) - 1)*step + 1]*3, mode='trilinear', align_corners=True)[0, 0, :a.D, :a.D, :a.D]
     return Volume(w*a.apix/fine.clamp(min=1), a.apix)
 
 # %% ../nbs/api/37_postprocess.ipynb #72f341e6

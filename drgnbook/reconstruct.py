@@ -15,7 +15,7 @@ from jaxtyping import Float, Complex, Int
 # %% ../nbs/api/33_reconstruct.ipynb #d4f272e4
 from .fourier import Lattice, ft, ift, shell_mean, shift
 from .pose import point_group
-from .volume import Volume, grid, radius, sphere_mask, fsc, resolution
+from .volume import Volume, radius, sphere_mask, fsc, resolution
 from .forward import seam
 from .particles import Particles, ahead, progress
 
@@ -62,14 +62,26 @@ def places(v: Volume) -> Complex[Tensor,'m']:
     return torch.fft.fftshift(F, dim=(0, 1)).flatten()
 
 # %% ../nbs/api/33_reconstruct.ipynb #72d7e535
+def _length(k):
+    "The length of each vector whose three coordinates are in `k`."
+    x = k**2
+    return (x[:, None, None] + x[:, None] + x).sqrt_()
+
 def _window(k):
-    "The autocorrelation of a ball, by distance (the axes' squares are summed), 1 at 0 and 0 from 1 on."
-    x = (k[:, None, None]**2 + k[:, None]**2 + k**2).sqrt_().clamp_(max=1)
+    "The autocorrelation of a ball, by distance, 1 at 0 and 0 from 1 on."
+    x = _length(k).clamp_(max=1)
     return 1 - 1.5*x + .5*x**3
 
-def _pool(x, r, window):
-    "The mean of each place's neighbourhood; times r first, as slices crowd at the centre by 1/r."
-    return torch.fft.rfftn(torch.fft.irfftn((x*r).to(torch.cfloat))*window)/r
+def _evenness(mean, r):
+    "What makes places equally heavy: r, as slices crowd at the centre by 1/r, over the CTF²'s first rise."
+    rise = (mean*torch.arange(len(mean)).to(mean)).cummax(0).values                # only the first: where weights fall later, noise should not gain
+    rise = torch.cat([rise[1:2], rise[1:]]).clamp(min=1e-3*float(rise[-1]) + 1e-20)
+    low = r.long().clamp_(max=len(mean) - 2)
+    return r.clamp(min=.5)/torch.lerp(rise[low], rise[low + 1], (r - low).clamp_(max=1))
+
+def _pool(x, even, window):
+    "The mean of each place's neighbourhood, all places made equally heavy first."
+    return torch.fft.rfftn(torch.fft.irfftn((x*even).to(torch.cfloat))*window)/even
 
 class Solver:
     "Maps from the sums of an `Accumulator`, at any Wiener constant."
@@ -79,8 +91,8 @@ class Solver:
         r = radius(self.P, data.device)/2                       # cycles a box of D
         self.shell, s = r.round().long().clamp(max=self.D//2), self.D//2 + 1
         self.mean = shell_mean(weight.flatten(), self.shell.flatten(), s)
-        near, r_ = _window(torch.fft.fftfreq(self.P, .5, device=r.device)), r.clamp(min=.5)      # x/D
-        self.data, self.weight = _pool(data, r_, near)*(r < self.D/2), _pool(weight, r_, near).real.clamp(min=0)
+        near, even = _window(torch.fft.fftfreq(self.P, .5, device=r.device)), _evenness(self.mean, r)      # x/D
+        self.data, self.weight = _pool(data, even, near)*(r < self.D/2), _pool(weight, even, near).real.clamp(min=0)
 
     def __add__(self, other):
         both = Solver.__new__(Solver)
@@ -114,9 +126,9 @@ def believed(v: Volume, curve: Float[Tensor,'s']) -> Volume:
     return v.filter(lambda k: gain[k.round().long().clamp(max=v.D//2)])
 
 def radial(halves) -> Float[Tensor,'D D D']:
-    "What Wiener says in real space: at each distance from the centre, the share of the power that two half-maps have in common."
-    (a, b), D = (v.data for v in halves), halves[0].D
-    r = grid(D, a.device).norm(dim=-1).round().long().clamp(max=D//2)
+    "What Wiener says in real space: at each distance from the centre, the share of the power that two half-maps have in common; fine rings count by √k, too."
+    (a, b), D = (v.filter(torch.sqrt).data for v in halves), halves[0].D
+    r = _length(torch.arange(D, device=a.device) - D/2).round_().long().clamp_(max=D//2)
     power = lambda x: _smooth(shell_mean(x.flatten(), r.flatten(), D//2 + 1))
     return (power(a*b)/power(((a + b)/2).square()).clamp(min=1e-20)).clamp(0, 1)[r]
 

@@ -133,9 +133,10 @@ def training(self: Run) -> bool:
 
 @patch(as_prop=True)
 def state(self: Run) -> str:
-    "In a few words: preparing, training, paused, stopped, failed (and why) or finished."
+    "In a few words: not begun, preparing, training, paused, stopped, failed (and why) or finished."
     done, epochs, live = len(self.history), self.options['epochs'], self.live
     if self.training: return f'{live.get("state", "preparing")}, epoch {done + 1} of {epochs}'
+    if not done and not (self.folder/'live.json').exists(): return f'not begun, {epochs} epochs'
     if done >= epochs: return f'finished, {done} epochs'
     return (f'failed in epoch {done + 1} of {epochs}: {live["why"]}' if live.get('state') == 'failed' else f'stopped in epoch {done + 1} of {epochs}')
 

@@ -4,16 +4,17 @@ from dataclasses import replace
 import numpy as np, pytest, torch
 from drgnbook.assembly import large_subunit
 from drgnbook.evidence import _sizes
-from drgnbook.fourier import Lattice
+from drgnbook.ctf import ctf_params
+from drgnbook.fourier import Lattice, ft, shell_mean
 from drgnbook.forward import Blobs
 from drgnbook.particles import Cache, Particles
 from drgnbook.pose import Pose, point_group, random_rotations
 from drgnbook.postprocess import postprocess
-from drgnbook.reconstruct import Accumulator, reconstruct
+from drgnbook.reconstruct import Accumulator, reconstruct, snr_of, solve
 from drgnbook.simulate import simulate
 from drgnbook.fit import fit
 from drgnbook.verify import Verdict
-from drgnbook.volume import Volume, fsc, sphere_mask
+from drgnbook.volume import Volume, fsc, radius, resolution, sphere_mask
 
 pytestmark = pytest.mark.filterwarnings('ignore:.*machine stamp')      # cryoDRGN's files have none
 
@@ -69,6 +70,30 @@ def test_memory_is_bounded(ps, monkeypatch):
 def test_same_images_same_map(ps):
     a, b = (reconstruct(ps) for _ in range(2))
     assert torch.equal(a.volume.data, b.volume.data) and torch.equal(a.fsc, b.fsc)
+
+def seen(n, noise, dfu, w, D=48, apix=5.):      # dfu: from and to, or None for no CTF
+    "The sums of two halves of views of a lump, and the lump."
+    gen, lat = torch.Generator().manual_seed(0), Lattice(D, apix)
+    mol = Blobs(torch.randn(60, 3, generator=gen)*torch.tensor([34., 26., 19.]), torch.rand(60, generator=gen), 5.)
+    pose, halves = Pose(random_rotations(n, gen), torch.zeros(n, 2)), [Accumulator(D) for _ in range(2)]
+    f, c = mol.project(lat, pose), torch.ones(n, len(lat)) if dfu is None else ctf_params(dfu=dfu[0] + (dfu[1] - dfu[0])*torch.rand(n, generator=gen), w=w)(lat.freqs)
+    f = f*c + torch.randn(f.shape, dtype=torch.cfloat, generator=gen)*f.abs().square().mean().sqrt()*noise
+    for h, acc in enumerate(halves): acc.add(f[h::2], c[h::2], lat.k.float(), pose.R[h::2])
+    return halves, mol.to_volume(D, apix)
+
+@pytest.mark.parametrize('n, noise, dfu, w', [(600, .01, None, 0), (600, 1.5, None, 0), (600, .01, (1e4, 2.5e4), .1), (600, 1.5, (1e4, 2.5e4), .1), (600, .5, (5e3, 3e4), .07), (150, .5, (1e4, 2.5e4), .1)],
+                         ids=['clean', 'noise', 'CTF', 'noise and CTF', 'less contrast', 'few'])
+def test_amplitudes(n, noise, dfu, w):
+    "Every ring, down to the mean, is as strong as in the truth, but for Wiener's factor, where a CTF rises from 0.1 too"
+    halves, true = seen(n, noise, dfu, w)
+    rec = solve(halves, true.apix)
+    found, shell = rec.volume*(1/true.D), radius(true.D).round().long().clamp(max=true.D//2).flatten()
+    F, G = (ft(v.data, 3).flatten() for v in (found, true))
+    strength = shell_mean((F*G.conj()).real, shell, true.D//2 + 1)/shell_mean(G.abs().square(), shell, true.D//2 + 1)
+    against = found.fsc(true, sphere_mask(true.D))
+    seen_to = int(resolution(against))
+    assert seen_to > 12 and (strength[:-1]*(1 + snr_of(rec.fsc)/2) - 1)[:min(seen_to, 22)].abs().max() < .15
+    assert against[:6].min() > .985
 
 
 # Symmetry and weights

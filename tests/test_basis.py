@@ -1,0 +1,47 @@
+"Voxel maps by normal equations, where the equations are all but singular."
+import numpy as np, pytest, torch
+from drgnbook.assembly import large_subunit
+from drgnbook.basis import BallGrid, Equations
+from drgnbook.fit import fit
+from drgnbook.fourier import Lattice
+from drgnbook.pose import Pose, random_rotations
+from drgnbook.simulate import read_truth, simulate
+from drgnbook.volume import sphere_mask
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory): return tmp_path_factory.mktemp('basis')
+
+@pytest.fixture(scope='module')
+def ps(folder): return simulate(large_subunit(), n=800, D=32, snr=.5, junk=0., out=folder/'set')
+
+@pytest.fixture(scope='module')
+def z(ps):
+    "Whether the particle is of the first half of the states"
+    return (read_truth(ps.md.path.parent).label.to_numpy() < 8).astype(np.float32)[:, None]
+
+@pytest.fixture(scope='module')
+def alone(tmp_path_factory, ps, z): return fit(ps, 1, z=z, epochs=1, decoder='basis', out=tmp_path_factory.mktemp('runs')/'alone', device='cpu', where='here').volume(z[:1])
+
+@pytest.mark.parametrize('more', [lambda z: z + 1e-6*np.random.default_rng(0).normal(size=z.shape), np.ones_like, lambda z: 10*z, lambda z: np.repeat(z, 5, 1)], ids=['nearly', 'constant', 'large', 'six times'])
+def test_dependent_columns(tmp_path, ps, z, alone, more):
+    "A column that says what another says: the same maps, as far as the data tell"
+    both = np.concatenate([z, more(z)], 1).astype(np.float32)
+    v = fit(ps, both.shape[1], z=both, epochs=1, decoder='basis', out=tmp_path/'run', device='cpu', where='here').volume(both[:1])
+    assert v.data.isfinite().all() and v.fsc(alone, sphere_mask(32))[1:10].min() > .95
+    assert abs(float((v.data*alone.data).sum()/alone.data.square().sum()) - 1) < .05
+
+@pytest.mark.parametrize('apart', [0, 1e-6, 1e-3])
+def test_many_images_of_dependent_columns(apart):
+    "Where data outweigh the prior a millionfold, single precision sees a singular matrix; what is predicted is right all the same"
+    gen, lat = torch.Generator().manual_seed(0), Lattice(8)
+    R = random_rotations(1000, gen)
+    z = torch.randn(1000, 1, generator=gen)
+    a = torch.cat([torch.ones_like(z), z, z + apart*torch.randn(z.shape, generator=gen), 1 - z], 1)
+    f = (2 + z).to(torch.cfloat).expand(-1, len(lat))                                 # two points at the origin, one of which comes and goes
+    eqs = Equations(BallGrid(8), 4)
+    eqs.add(f, torch.ones(1000, len(lat)), torch.full((1000, len(lat)), 100.), Pose(R, torch.zeros(1000, 2)).slice(lat.k.float()), a)
+    eqs.finish()
+    maps = eqs.solve(torch.full((5, 4), 1e-3))
+    seen = eqs.lhs[:, 0] > 1e4
+    for x in (-1., 0., 2.): assert ((maps @ torch.tensor([1, x, x, 1 - x]).to(maps))[seen].real/(2 + x) - 1).abs().max() < .01
