@@ -7,6 +7,7 @@ __all__ = ['COMMANDS', 'main']
 
 # %% ../nbs/api/70_cli.ipynb #1f542ad6
 import sys
+from importlib.metadata import version
 from pathlib import Path
 import numpy as np
 from fastcore.meta import delegates
@@ -23,7 +24,9 @@ def _fit():
                 datadir: str|None = None,       # where the stacks are, if not where the file says
                 apix: float|None = None,        # Å, if the file does not say
                 shifts: str|None = None,   # 'centred' if there are rotations but no shifts, and none are needed
-                poses: str|None = None, ctf: str|None = None, ind: str|None = None,      # cryoDRGN's pose, CTF and index files
+                poses: str|None = None,    # cryoDRGN's poses.pkl
+                ctf: str|None = None,      # cryoDRGN's ctf.pkl
+                ind: str|None = None,      # cryoDRGN's index file: only these particles
                 downsample: int = 0,       # box to train in, px; 0: as it is
                 z: str = 'subspace',       # 'subspace' (closed form), 'encoder' (VAE), 'table' (auto-decoder) or an .npy file (N, zdim)
                 where: str = 'here',       # 'here' (blocks) or 'process' (returns at once)
@@ -42,8 +45,10 @@ def _resume():
                 devices: int = 1,          # workers on this machine: one a card, or processes of the CPU
                 where: str = 'here',       # 'here' (blocks) or 'process' (returns at once)
                 cluster: str|None = None,  # 'slurm': as a job there (returns at once)
-                nodes: int = 1, gpus: int = 1,        # of the job: machines, and cards of each
-                partition: str|None = None, hours: float = 24.):      # of the job: where, and how long until it is queued again
+                nodes: int = 1,            # of the job: machines
+                gpus: int = 1,             # of the job: cards of each machine
+                partition: str|None = None,     # of the job: Slurm's queue
+                hours: float = 24.):       # of the job: how long until it saves and is queued again
         job = dict(cluster=cluster, nodes=nodes, gpus=gpus, partition=partition, hours=hours) if cluster else {}
         print(Run.load(run, device).resume(epochs, devices, where, **job))
     return command
@@ -144,6 +149,7 @@ def main(argv=None):      # words of the command line; sys.argv if None
     if not argv or argv[0] in ('-h', '--help'):
         print('usage: drgnbook COMMAND [options]\n\n' + '\n'.join(f'  {c:9} {f.__doc__}' for c, f in COMMANDS.items()) + '\n\ndrgnbook COMMAND --help lists the options of one.')
         return 0
+    if argv[0] == '--version': print('drgnbook', version('drgnbook')); return 0
     if argv[0] not in COMMANDS:
         print(f'drgnbook: no command {argv[0]!r}: there are {", ".join(COMMANDS)}', file=sys.stderr)
         return 2

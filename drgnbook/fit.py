@@ -179,11 +179,13 @@ def fit(ps: Particles,
         beta: float|None = None,                 # weight of the KL; 1/zdim if None
         beta_warmup: float = 0.,            # epochs over which it grows from 0
         decoder: str|None = None,                # 'residual' (a neural field on top of the consensus map), 'field' (alone, as cryoDRGN's), 'basis' (voxel maps mixed by z); 'residual' where z is known, else 'field', if None
-        width: int = 256, depth: int = 3,   # of the field
+        width: int = 256,                   # of the field, numbers a layer
+        depth: int = 3,                     # of the field, hidden layers
         encoding: str = 'gaussian',         # 'gaussian', 'geometric' or 'none'
         sigma: float = 1.,                  # of the Gaussian encoding
         envelope: bool = True,              # scale the decoder's output ring by ring to the signal; False: cryoDRGN's
-        encoder_width: int = 256, encoder_depth: int = 3,
+        encoder_width: int = 256,           # of the encoder
+        encoder_depth: int = 3,             # of the encoder
         encoder_res: float = 0.,            # finest detail that the encoder sees, Å; 0: a quarter of the box's rings
         sample: float = .1,                 # part of the coefficients in a step; 1: all
         grow: float = 0.,                   # epochs over which the band grows, as far as two half-maps agree; 0: all rings from the start
@@ -202,8 +204,10 @@ def fit(ps: Particles,
         where: str|None = None,             # 'here' (blocks), 'thread' or 'process' (return at once); a thread in a notebook, else here, if None
         devices: int = 1,                   # workers on this machine: one a card, or processes of the CPU
         cluster: str|None = None,           # 'slurm': as a job there (returns at once)
-        nodes: int = 1, gpus: int = 1,      # of the job: machines, and cards of each
-        partition: str|None = None, hours: float = 24.,      # of the job: where, and how long until it is queued again
+        nodes: int = 1,                     # of the job: machines
+        gpus: int = 1,                      # of the job: cards of each machine
+        partition: str|None = None,         # of the job: Slurm's queue
+        hours: float = 24.,                 # of the job: how long until it saves and is queued again
        ) -> Run|tuple[Run, Run]:
     "Train a model of the particles. In a notebook it returns at once: `run.wait()`, `run.stop()`, `run.resume()`; in a script it blocks, and Ctrl-C stops it."
     words = {k: v for k, v in locals().items() if k not in ('ps', 'out', 'halves')}

@@ -33,6 +33,13 @@ def _read_stacks(path, datadir, apix):
 # %% ../nbs/api/17_io.ipynb #1f814a05
 _SOURCE = {'.star': Star, '.cs': Cs}
 
+def _missing(path):
+    "What is said of a path that is no file, with the particle files that lie there."
+    folder = path if path.is_dir() else path.parent
+    near = [p.name for p in sorted(folder.glob('*')) if p.suffix in _SOURCE]
+    what = f'{path} is a folder: name a file in it' if path.is_dir() else f'no file {path} (seen from {Path.cwd()})'
+    return FileNotFoundError(what + (f'; there are {", ".join(near[:5])}' if near else ''))
+
 def read_metadata(
     path,               # .star, .cs, .mrc(s)[.gz|.bz2], or .txt (a list of stacks)
     datadir=None,       # where the stacks of a .txt lie
@@ -42,7 +49,7 @@ def read_metadata(
     "Particles as a table, with their source. Raises `MetadataError` for what is missing or broken, `FileNotFoundError`."
     path = Path(path)
     if shifts not in (None, 'centred'): raise ValueError(f"shifts={shifts!r} is neither None nor 'centred'")
-    if not path.is_file(): raise FileNotFoundError(f'no file {path} (seen from {Path.cwd()})')
+    if not path.is_file(): raise _missing(path)
     if path.suffix in _SOURCE:
         source = _SOURCE[path.suffix].read(path, shifts, apix)
         if not len(source): raise MetadataError(f'{path} lists no particles')

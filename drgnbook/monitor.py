@@ -150,11 +150,12 @@ def picture(self: Monitor):
     fig = Figure(figsize=(9, 2.4), dpi=80, layout='constrained')
     fig.suptitle(f'{self.title}: {self.live["says"]}\n{self.verdict}', fontsize=8, wrap=True)
     axs = fig.subplots(1, 2 + max(len(maps), 1), width_ratios=[1.7, 1.3] + [.8]*max(len(maps), 1))
-    for name, style in (('loss', '-'), ('data', '--')): axs[0].plot(h.get('epoch', []), h.get(name, []), style, label=name)
-    axs[0].legend(fontsize=7, frameon=False); axs[0].set_title('loss', fontsize=8); axs[0].tick_params(labelsize=7)
+    for name, style in (('loss', '.-'), ('data', '--')): axs[0].plot(h.get('epoch', []), h.get(name, []), style, label=name)
+    axs[0].legend(fontsize=7, frameon=False); axs[0].set_title('loss', fontsize=8); axs[0].set_xlabel('epoch', fontsize=7); axs[0].tick_params(labelsize=7); axs[0].xaxis.get_major_locator().set_params(integer=True)
     if now and self.zdim: axs[1].imshow(np.log1p(np.frombuffer(now['density']['data'], np.uint16).reshape(now['density']['shape'])), origin='lower', extent=now['extent'], cmap='viridis')
     for i, (x, y) in enumerate(now.get('at', [])): axs[1].annotate(str(i + 1), (x, y), fontsize=6, ha='center', va='center', bbox=dict(boxstyle='circle,pad=.15', fc='white', lw=.4))
     for i, m in enumerate(maps): axs[2 + i].imshow(np.concatenate(m), cmap='gray'); axs[2 + i].set_title(str(i + 1), fontsize=8)
+    axs[1].set_title('particles in z' if now and self.zdim else '', fontsize=8)
     for ax in axs[1:]: ax.axis('off')
     return fig
 

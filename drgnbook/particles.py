@@ -229,7 +229,7 @@ def downsample(self: Particles, D: int,      # new box, px, even
               ) -> Particles:
     "The same particles in a smaller box, written to a new stack; done before, it is only opened."
     if D == self.D: return self
-    if D % 2 or D > self.D: raise ValueError(f'the new box must be even and at most {self.D} px, found {D}')
+    if not isinstance(D, (int, np.integer)) or D % 2 or not 0 < D <= self.D: raise ValueError(f'the new box must be even and at most {self.D} px, found {D!r}')
     place, src = _places(self.stacks)[0][self.rows], Path(self.md.path)
     spec = dict(files=_files(self.stacks), slices=hashlib.sha1(place.astype(np.int64).tobytes()).hexdigest(), n=len(self), D=D)
     part = '' if np.array_equal(self.rows, np.arange(len(self.stacks))) else '_' + spec['slices'][:8]

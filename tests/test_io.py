@@ -471,6 +471,10 @@ def test_endings(tmp_path):
     with pytest.raises(MetadataError, match='ends in none of'): read_metadata(tmp_path/'a.csv')
     with pytest.raises(MetadataError, match='neither .star nor .cs'): write_metadata(tmp_path/'a.csv', Metadata(made()))
     with pytest.raises(FileNotFoundError, match='no file .*b.star'): read_metadata(tmp_path/'b.star')
+    for name in ('run.star', 'z.cs'): (tmp_path/name).write_text('')
+    with pytest.raises(FileNotFoundError, match='no file .*b.star .*there are run.star, z.cs$'): read_metadata(tmp_path/'b.star')
+    with pytest.raises(FileNotFoundError, match='is a folder: name a file in it; there are run.star, z.cs$'): read_metadata(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r'no file .*b.star \(seen from [^;]*\)$'): read_metadata(tmp_path/'not'/'b.star')
 
 
 # cryoDRGN
