@@ -3,8 +3,11 @@ import numpy as np
 import pytest
 import torch
 
-from drgnbook.states import _moments, free_energy, place, populations, volume_space
-from drgnbook.volume import Volume
+from drgnbook.assembly import Maps, large_subunit
+from drgnbook.fit import fit
+from drgnbook.simulate import read_truth, simulate
+from drgnbook.states import _moments, _of_maps, dense, free_energy, place, populations, volume_landscape, volume_space
+from drgnbook.volume import Volume, sphere_mask
 
 gen = torch.Generator().manual_seed(0)
 MAPS = [Volume(torch.randn(12, 12, 12, generator=gen) + 5, 3.) for _ in range(9)]
@@ -63,3 +66,53 @@ def test_free_energy_error_is_that_of_the_counts():
     assert middle.std() < 2*expected
     gap = free_energy(np.concatenate([xy*[.3, 1], xy*[.3, 1] + [.7, 0]]), 20)
     assert np.isnan(gap[0][10]).all() and np.isfinite(gap[0][2]).all() and np.array_equal(np.isnan(gap[0]), np.isnan(gap[1]))
+
+
+# Crowds
+
+def crowds(sizes, seed=0):
+    "Crowds far apart, and which one each point is of"
+    rng, state = np.random.default_rng(seed), np.repeat(np.arange(len(sizes)), sizes)
+    return 3*np.eye(len(sizes), 4)[state] + .3*rng.normal(size=(sum(sizes), 4)), state
+
+@pytest.mark.parametrize('most', [20_000, 3000])
+def test_dense_counts_crowds(most):
+    "Their number is not given, the smallest is 0.5 %; the largest comes first; also where only half of the points are looked at"
+    x, state = crowds([300, 4000, 30, 1700])
+    found = dense(x, most=most)
+    assert found.max() == 3 and (found == -1).mean() < .02
+    assert [np.bincount(found[state == s] + 1).argmax() - 1 for s in (1, 3, 0, 2)] == [0, 1, 2, 3]
+
+def test_dense_where_there_is_no_gap():
+    "A line, a single crowd, a handful: one state"
+    rng = np.random.default_rng(0)
+    for x in (np.c_[rng.uniform(size=3000), .05*rng.normal(size=(3000, 2))], rng.normal(size=(3000, 3)), rng.normal(size=(7, 3)), np.zeros((40, 3))): assert dense(x).max() == 0
+
+def test_every_state_has_a_map():
+    "Also one that the sketch has missed: the nearest"
+    where = np.array([[0.], [0], [1], [1], [5], [9]])
+    assert _of_maps(np.array([0, 0, 1, 1, 2, -1]), np.array([0, 1, 3, 5]), where, np.array([[0.], [0], [1], [4]])).tolist() == [0, 0, 1, 2]
+
+
+# A rare state, from images to the list
+
+@pytest.fixture(scope='module')
+def rare(tmp_path_factory):
+    "A set of 4,000 noisy particles, 0.4 % of them without a part that all others have; and its run"
+    w, folder = large_subunit(), tmp_path_factory.mktemp('rare')
+    ps = simulate(Maps.of({s: w.volume(s, 32, w.box/32) for s in 'CDEB'}, [.45, .3, .25, .004]), n=4000, D=32, snr=.3, junk=0., out=folder/'set')
+    return fit(ps, zdim=4, epochs=1, decoder='basis', sample=.05, batch_size=64, out=folder/'run', device='cpu', where='here'), read_truth(folder/'set').state.to_numpy() == 'B', folder
+
+@pytest.mark.parametrize('method, states', [('average', 8), ('hdbscan', 8)])
+def test_rare_state_is_found(rare, method, states):
+    run, true, folder = rare
+    found = volume_landscape(run, 100, states=states, method=method, out=folder/method)
+    state = np.bincount(found.state[true] + 1).argmax() - 1
+    own = found.state == state
+    assert 8 <= true.sum() < .006*len(true) and (own & true).sum() >= .9*true.sum() and (own & true).sum() >= .8*own.sum()
+    row = found.rare(.01).set_index('state').loc[state]
+    assert row.low <= true.mean() <= row.high and 0 < row.error < .003
+    v, names = found.maps()[state][0], 'CDEB'
+    near = {s: float(v.fsc(Volume.load(folder/f'set/truth/{s}.mrc'), sphere_mask(32))[1:8].mean()) for s in names}
+    assert max(near, key=near.get) == 'B', near
+    if method == 'hdbscan': assert found.state.max() == 3                  # as many as there are, and nobody said so
