@@ -551,7 +551,8 @@ def save(self: Explore, path, rest=True) -> list:      # rest: the others too, a
     if not self.selected.any(): raise ValueError('nothing is selected: draw around some particles first')
     parts = {path: self.selected, **({path.with_name(f'{path.stem}_rest{path.suffix}'): ~self.selected} if rest and not self.selected.all() else {})}
     for p, m in parts.items(): self.particles[m].write(p) if p.suffix in ('.star', '.cs') else write_indices(p, np.flatnonzero(m))
-    self.done = ', '.join(f'{m.sum():,} particles in {p}' for p, m in parts.items())
+    size = f' of {self.particles.D} px' if path.suffix in ('.star', '.cs') else ''          # as they were trained on, which may be smaller than the microscope's
+    self.done = ', '.join(f'{m.sum():,} particles{size} in {p}' for p, m in parts.items())
     return list(parts)
 
 

@@ -130,6 +130,7 @@ def _new_folder(out, ps):
 
 def _check(ps, o):
     "Say what is wrong before anything long begins."
+    if isinstance(ps, (str, Path)): raise TypeError(f'fit takes particles, found a path: fit(Particles.read({str(ps)!r}), ...)')
     if not len(ps): raise ValueError('no particles to train on: the selection is empty')
     if o['zdim'] < 0: raise ValueError(f"zdim is 0 (homogeneous) or more, found {o['zdim']}")
     if not 0 < o['sample'] <= 1: raise ValueError(f"sample is a fraction of the coefficients, 0 < sample <= 1, found {o['sample']}")
@@ -215,6 +216,7 @@ def fit(ps: Particles,
     device = device or pick_device()
     o = _defaults(o, device)
     _check(ps, o)
+    if str(device).split(':')[0] not in ('cuda', 'mps', 'cpu'): raise ValueError(f"device is 'cuda', 'mps' or 'cpu', found {device!r}")
     if where not in (None, 'here', 'thread', 'process'): raise ValueError(f"where is 'here', 'thread' or 'process', found {where!r}")
     if not isinstance(z, str):
         z = np.asarray(z, dtype=np.float32)

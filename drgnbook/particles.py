@@ -239,14 +239,18 @@ def downsample(self: Particles, D: int,      # new box, px, even
     table = self.table.assign(stack=str(out), index=np.arange(len(self)), apix=self.table['apix']*self.D/D)
     return replace(self, md=replace(self.md, table=table), stacks=Stacks(table), rows=np.arange(len(self)), where=(str(out.parent), None))
 
+def _by_name(spec):
+    "A note on a stack without the folders, which may be moved, or reached by another path."
+    return dict(spec, files=[[Path(name).name, *more] for name, *more in spec.get('files', [])])
+
 def _finished(out, mark, spec):
     "Is this stack there, whole? One of other pictures is never written over."
     if not out.exists():
         out.parent.mkdir(parents=True, exist_ok=True)
         if not os.access(out.parent, os.W_OK): raise PermissionError(f'cannot write to {out.parent}: pass out=, a place for the smaller stack')
         return False
-    if _read_json(mark) == spec: return True
-    raise FileExistsError(f'{out} is there already and holds other pictures: move it away, or pass out=')
+    if _by_name(_read_json(mark)) == _by_name(spec): return True
+    raise FileExistsError(f'{out} is there already and holds other pictures, or was made before the stacks were changed or copied: move it away, or pass out=')
 
 def _shrink(ps, D, out, mark, spec):
     "Fill the new stack chunk by chunk under a temporary name, noting after each how far it is."

@@ -115,6 +115,16 @@ def test_foreign_stacks_are_left_alone(ps, tmp_path):
     assert one.stacks.paths != two.stacks.paths and torch.allclose(two.images(), fourier_crop(ps[5:9].images(), 16), atol=1e-5)
 
 
+def test_small_stack_moves_along(ps, tmp_path):
+    "A folder that was moved, or is reached by a link: its smaller stack is opened, not refused"
+    small = ps.downsample(16)
+    made = small.stacks.paths[0].stat().st_mtime_ns
+    (tmp_path/'link').symlink_to(ps.md.path.parent)
+    again = Particles.read(tmp_path/'link'/ps.md.path.name).downsample(16)
+    assert again.stacks.paths[0].parent.name == 'link' and again.stacks.paths[0].stat().st_mtime_ns == made
+    assert torch.equal(again.images(), small.images())
+
+
 def test_masked_and_blank_images(ps, tmp_path):
     "Without a background white noise is assumed, with a word; a blank image becomes zeros."
     from drgnbook.particles import window
