@@ -194,16 +194,18 @@ def last(self: Monitor):
 def _ipython_display_(self: Monitor):
     "Display it, and remember where."
     from IPython.display import display
+    last = self.last                 # before the picture, which takes a while
     data, meta = self._repr_mimebundle_()
-    self.shown.append((display(data, metadata=meta, raw=True, display_id=True), self.last))
+    self.shown.append((display(data, metadata=meta, raw=True, display_id=True), last))
 
 @patch
 def keep(self: Monitor):
     "Leave the last picture in the cells that show the window, for whoever reads the notebook later."
-    old = [cell for cell, seen in self.shown if seen != self.last]
+    last = self.last
+    old = [cell for cell, seen in self.shown if seen != last]
     data, meta = self._repr_mimebundle_() if old else ({}, {})
     for cell in old: cell.update(data, metadata=meta, raw=True)
-    self.shown = [(cell, self.last) for cell, _ in self.shown]
+    self.shown = [(cell, last) for cell, _ in self.shown]
 
 @patch
 def _ipython_display_(self: Run): monitor(self)._ipython_display_()

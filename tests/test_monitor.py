@@ -24,6 +24,17 @@ def whole(run):
     return m
 
 
+def test_picture_is_overtaken(run, monkeypatch):
+    "A run that ends while a cell's picture is drawn: the picture is known to be old, so the last one replaces it"
+    m = whole(run)
+    draw, end = m._repr_mimebundle_, dict(m.live)
+    m.live = dict(m.live, says='training, epoch 3 of 3')
+    def slowly(): bundle = draw(); m.live = end; return bundle
+    monkeypatch.setattr(m, '_repr_mimebundle_', slowly)
+    m._ipython_display_()
+    assert m.shown[0][1][0] == 'training, epoch 3 of 3' and m.last[0] == 'finished, 3 epochs'
+
+
 @pytest.mark.parametrize('dark', [False, True])
 def test_bare(browser, run, dark):
     "Numbers, charts, cloud and maps are there; keys and buttons tell Python; a new state shows at once."
