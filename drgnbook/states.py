@@ -148,11 +148,11 @@ def _closest(where, coords):
 
 def dense(where, least=10,           # (N, p) places of particles; fewest particles of a state
           most=20_000, seed=0) -> np.ndarray:      # particles that are looked at; each of the others goes with the nearest of them
-    "States `(N,)` as crowds with gaps around them (HDBSCAN, Campello et al. 2013), the largest first; -1 for particles in a gap, and one state where there is no gap."
+    "States `(N,)` as crowds with gaps around them (HDBSCAN, Campello et al. 2013), the largest first; -1 for particles in a gap. One state if there are too few particles to tell."
     from scipy.spatial import cKDTree
     from sklearn.cluster import HDBSCAN
     some = where if len(where) <= most else where[np.random.default_rng(seed).choice(len(where), most, replace=False)]
-    found = HDBSCAN(max(5, round(least*len(some)/len(where))), min_samples=5, allow_single_cluster=True, copy=True).fit_predict(some) if len(some) > least else np.full(len(some), -1)
+    found = HDBSCAN(max(5, round(least*len(some)/len(where))), min_samples=5, copy=True).fit_predict(some) if len(some) > least else np.full(len(some), -1)
     if found.max() < 0: return np.zeros(len(where), int)
     rank = np.append(np.argsort(np.argsort(-np.bincount(found[found >= 0]), kind='stable')), -1)
     return rank[found] if len(some) == len(where) else rank[found][cKDTree(some).query(where)[1]]
