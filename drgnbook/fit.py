@@ -7,6 +7,7 @@ __all__ = ['fit']
 
 # %% ../nbs/api/42_fit.ipynb #36764a5d
 import subprocess, sys, time
+from numbers import Integral
 from pathlib import Path
 from threading import Thread
 import numpy as np, torch
@@ -132,7 +133,7 @@ def _check(ps, o):
     "Say what is wrong before anything long begins."
     if isinstance(ps, (str, Path)): raise TypeError(f'fit takes particles, found a path: fit(Particles.read({str(ps)!r}), ...)')
     if not len(ps): raise ValueError('no particles to train on: the selection is empty')
-    if o['zdim'] < 0: raise ValueError(f"zdim is 0 (homogeneous) or more, found {o['zdim']}")
+    if not isinstance(o['zdim'], Integral) or o['zdim'] < 0: raise ValueError(f"zdim is a whole number, 0 (homogeneous) or more, found {o['zdim']!r}")
     if not 0 < o['sample'] <= 1: raise ValueError(f"sample is a fraction of the coefficients, 0 < sample <= 1, found {o['sample']}")
     if o['precision'] not in ('float32', 'bfloat16', 'float16'): raise ValueError(f"precision is 'float32', 'bfloat16' or 'float16', found {o['precision']!r}")
     for name in ('epochs', 'batch_size', 'lr', 'width', 'keep_every'):

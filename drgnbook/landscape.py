@@ -227,7 +227,8 @@ class Landscape:
         return fig
 
 def analyse(run: Run, k=20,              # k-means groups
-            pcs=2, D: int|None = None,   # components to walk along; box of the densities, px
+            pcs=2,                       # components to walk along
+            D: int|None = None,          # box of the densities, px
             out=None,                    # folder; RUN/analysis if None
             seed=0) -> Landscape:
     "PCA, UMAP, k-means and densities of a run, kept in a folder."

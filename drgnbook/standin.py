@@ -156,15 +156,16 @@ class Data10076:
         return f'<p style="border-left: 6px solid {"#009E73" if self.real else "#D55E00"}; padding: .4em .8em"><b>{"REAL DATA" if self.real else "STAND-IN"}</b> · {escape(repr(self))}</p>'
 
 def data_10076(folder=None,      # with the published files, or for the stand-in; $DRGNBOOK_10076, or ./10076, if None
-               n=4000,           # images of a stand-in
+               n: int|None = None,      # images of a stand-in; 4,000 if None
                data='shared',    # where its molecule comes from: a folder; 'shared': the one beside the checkout, if it is there; None: the built-in subunit
                **how) -> Data10076:      # as of `write_standin`
     "The published files where they are, else a stand-in, made once."
+    if folder and n is None and not Path(folder).exists(): raise FileNotFoundError(f'no folder {folder}: name that of the published files; or say n=4000, and a stand-in of so many images is made there')
     folder = Path(folder or os.environ.get('DRGNBOOK_10076', '10076'))
     if not (folder/STACK).exists():
         if folder.exists() and any(folder.iterdir()): raise FileNotFoundError(f'no {STACK} in {folder}, which holds {", ".join(sorted(p.name for p in folder.iterdir())[:4])}: name the folder of the published files, or an empty one for a stand-in')
         if folder.exists(): folder.rmdir()
-        write_standin(folder, n, data=shared_data() if data == 'shared' else data, **how)
+        write_standin(folder, n or 4000, data=shared_data() if data == 'shared' else data, **how)
     made = json.loads((folder/'standin.json').read_text()) if (folder/'standin.json').exists() else None
     lost = [f for f in (STAR, CS) if not (folder/f).exists()]
     if lost: raise FileNotFoundError(f'no {" and no ".join(lost)} in {folder}: the first is in the EMPIAR entry, the second with the inputs that the authors published (github.com/zhonge/cryodrgn_empiar); empiar.fetch(10076, folder) gets both')
