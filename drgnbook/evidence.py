@@ -128,6 +128,7 @@ def _show(e: Evidence):
     axs[2].set(xlabel='1/Å', ylabel='FSC', title=f'{e.resolution:.3g} Å at 0.143')
     n, _, score = zip(*e.tried)
     axs[3].semilogx(n, score, 'o-'); axs[3].set(xlabel='particles', ylabel='unexplained', title='cross-validation')
+    axs[3].minorticks_off(); axs[3].set_xticks([min(n), max(n)], [f'{min(n):,}', f'{max(n):,}'])          # labels between them run into each other
     for ax in axs: ax.title.set_fontsize(8); ax.tick_params(labelsize=6)
     return fig
 

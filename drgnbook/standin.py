@@ -168,5 +168,5 @@ def data_10076(folder=None,      # with the published files, or for the stand-in
         write_standin(folder, n or 4000, data=shared_data() if data == 'shared' else data, **how)
     made = json.loads((folder/'standin.json').read_text()) if (folder/'standin.json').exists() else None
     lost = [f for f in (STAR, CS) if not (folder/f).exists()]
-    if lost: raise FileNotFoundError(f'no {" and no ".join(lost)} in {folder}: the first is in the EMPIAR entry, the second with the inputs that the authors published (github.com/zhonge/cryodrgn_empiar); empiar.fetch(10076, folder) gets both')
+    if lost: raise FileNotFoundError(f'no {" and no ".join(lost)} in {folder}: the first is in the EMPIAR entry, the second with the inputs that the authors published (github.com/zhonge/cryodrgn_empiar); fetch(10076, folder) gets both')
     return Data10076(folder, mrc_header(folder/STACK).shape[0], made)
