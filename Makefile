@@ -45,7 +45,7 @@ test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --flags "$(FLAGS)"
 
 lab: $(READY)  # JupyterLab refuses root, and root is who you are in a container
-	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) nbs/tutorials
+	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) --ServerApp.root_dir=nbs --LabApp.default_url=/lab/tree/tutorials
 
 export: $(READY)
 	$(BIN)/nbdev_export
