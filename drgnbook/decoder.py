@@ -15,7 +15,7 @@ from fastcore.basics import patch
 
 # %% ../nbs/api/30_decoder.ipynb #a5f14417
 from .fourier import ift
-from .volume import Volume, sphere_mask
+from .volume import Volume, distance
 
 # %% ../nbs/api/30_decoder.ipynb #d81a5c4c
 def encoding_points(kind: str,          # 'gaussian', 'geometric' or 'none'
@@ -130,7 +130,7 @@ def to_volume(decoder,                                   # (k, z) → coefficien
     cube = torch.zeros(1 if z is None else len(z), D*D*(D//2 + 1), dtype=torch.cfloat, device=device)
     chunk = max(1, (chunk if str(device) == 'cpu' else 2**18)//len(cube))
     for s in range(0, len(k), chunk): cube[:, place[s:s+chunk]] = decoder(k[None, s:s+chunk]/(D*apix), z)
-    border = sphere_mask(D, .47*D, 1e-3, device) < .5
+    border = distance(D, device) > .47*D
     maps = (ift(c.view(D, D, -1), 3)*scale for c in cube)
     return [Volume((v - v[border].mean()).cpu(), apix) for v in maps]
 

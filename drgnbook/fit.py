@@ -6,7 +6,8 @@
 __all__ = ['fit']
 
 # %% ../nbs/api/42_fit.ipynb #36764a5d
-import subprocess, sys, time
+import atexit, subprocess, sys, time
+from contextlib import suppress
 from numbers import Integral
 from pathlib import Path
 from threading import Thread
@@ -29,14 +30,19 @@ from .train import train
 
 # %% ../nbs/api/42_fit.ipynb #3906ecaf
 class _Beside(Thread):
-    "A training in a thread of this process; it ends with the process."
+    "A training in a thread of this process; it ends with the process, with a checkpoint."
     def __init__(self, run):
         super().__init__(name=f'training {run.folder}', daemon=True)
         self.it, self.error = run, None
+        atexit.register(self.end)
     def run(self):
         try: train(self.it)
         except BaseException as e: self.error = e
         if self.it.device.startswith('cuda'): torch.cuda.empty_cache()
+    def end(self):
+        while self.is_alive():
+            with suppress(RunError): self.it.ask('stop')
+            self.join(.2)
 
 _beside, _apart = {}, {}      # folder → what this process has started: threads, processes
 

@@ -6,8 +6,8 @@
 __all__ = ['sampling', 'draw', 'allowed', 'best_scale', 'Model', 'calibrate', 'crew', 'at_once']
 
 # %% ../nbs/api/36_model.ipynb #c2a26f00
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from multiprocessing.pool import ThreadPool
 from threading import Barrier
 import torch
 from torch import nn, Tensor
@@ -119,11 +119,12 @@ def calibrate(model: Model, data: Data, pose: Pose, envelope=True, z=None, agree
 
 # %% ../nbs/api/36_model.ipynb #32021d24
 @cache
-def crew(n: int) -> ThreadPoolExecutor:
+def crew(n: int) -> ThreadPool:
     "So many threads, each with one core to itself."
-    pool, all_here = ThreadPoolExecutor(n, 'part'), Barrier(n)
-    def alone(_): torch.set_num_threads(1); all_here.wait()
-    list(pool.map(alone, range(n)))
+    all_here = Barrier(n + 1)
+    def alone(): torch.set_num_threads(1); all_here.wait()
+    pool = ThreadPool(n, alone)
+    all_here.wait()
     torch.set_num_threads(n)        # for whoever asked, and for threads that begin later
     return pool
 
@@ -131,7 +132,7 @@ def at_once(work, parts, n: int) -> list:
     "What `work` says of each of (at most) `n` equal runs of the parts, done at the same time."
     size = max(1, -(-len(parts)//n))
     runs = [parts[s:s+size] for s in range(0, len(parts) or 1, size)]
-    return list(map(work, runs) if n == 1 else crew(n).map(work, runs))
+    return list(map(work, runs) if n == 1 else crew(n).map(work, runs, 1))
 
 @patch
 def parts(self: Model, b: int, m: int, most: int):      # images, coefficients; of their product, in a part

@@ -15,7 +15,7 @@ from jaxtyping import Float
 
 # %% ../nbs/api/37_postprocess.ipynb #dc112b40
 from .fourier import ft, ift, shell_mean
-from .volume import Volume, fsc, radius, resolution, sphere_mask
+from .volume import Volume, distance, fsc, radius, resolution, sphere_mask
 from .reconstruct import Reconstruction
 
 # %% ../nbs/api/37_postprocess.ipynb #9d5d8356
@@ -26,7 +26,7 @@ def auto_mask(volume: Volume,
              ) -> Float[Tensor,'D D D']:
     "A soft mask around what stands out of the low-passed map."
     low, px = volume.lowpass(res or 10*volume.apix), volume.apix
-    outside = low.data[sphere_mask(volume.D, edge=1e-3, device=low.data.device) < .5]
+    outside = low.data[distance(volume.D, low.data.device) > .42*volume.D]
     spread = outside.std() if outside.std() > 1e-3*low.data.std() else low.data.std()      # of a masked map nothing is outside
     return low.mask(max(float(outside.mean() + 3*spread), .15*float(low.data.max())), 2*px if dilate is None else dilate, 6*px if edge is None else edge)
 

@@ -15,7 +15,7 @@ from jaxtyping import Float, Complex, Int
 # %% ../nbs/api/33_reconstruct.ipynb #d4f272e4
 from .fourier import Lattice, ft, ift, shell_mean, shift
 from .pose import point_group
-from .volume import Volume, radius, sphere_mask, fsc, resolution
+from .volume import Volume, distance, lengths, radius, sphere_mask, fsc, resolution
 from .forward import seam
 from .particles import Particles, ahead, progress
 
@@ -62,14 +62,9 @@ def places(v: Volume) -> Complex[Tensor,'m']:
     return torch.fft.fftshift(F, dim=(0, 1)).flatten()
 
 # %% ../nbs/api/33_reconstruct.ipynb #72d7e535
-def _length(k):
-    "The length of each vector whose three coordinates are in `k`."
-    x = k**2
-    return (x[:, None, None] + x[:, None] + x).sqrt_()
-
 def _window(k):
     "The autocorrelation of a ball, by distance, 1 at 0 and 0 from 1 on."
-    x = _length(k).clamp_(max=1)
+    x = lengths(k, k, k).clamp_(max=1)
     return 1 - 1.5*x + .5*x**3
 
 def _evenness(mean, r):
@@ -128,7 +123,7 @@ def believed(v: Volume, curve: Float[Tensor,'s']) -> Volume:
 def radial(halves) -> Float[Tensor,'D D D']:
     "What Wiener says in real space: at each distance from the centre, the share of the power that two half-maps have in common; fine rings count by √k, too."
     (a, b), D = (v.filter(torch.sqrt).data for v in halves), halves[0].D
-    r = _length(torch.arange(D, device=a.device) - D/2).round_().long().clamp_(max=D//2)
+    r = distance(D, a.device).round_().long().clamp_(max=D//2)
     power = lambda x: _smooth(shell_mean(x.flatten(), r.flatten(), D//2 + 1))
     return (power(a*b)/power(((a + b)/2).square()).clamp(min=1e-20)).clamp(0, 1)[r]
 

@@ -165,7 +165,7 @@ def data_10076(folder=None,      # with the published files, or for the stand-in
     if not (folder/STACK).exists():
         if folder.exists() and any(folder.iterdir()): raise FileNotFoundError(f'no {STACK} in {folder}, which holds {", ".join(sorted(p.name for p in folder.iterdir())[:4])}: name the folder of the published files, or an empty one for a stand-in')
         if folder.exists(): folder.rmdir()
-        write_standin(folder, n or 4000, data=shared_data() if data == 'shared' else data, **how)
+        write_standin(folder, 4000 if n is None else n, data=shared_data() if data == 'shared' else data, **how)
     made = json.loads((folder/'standin.json').read_text()) if (folder/'standin.json').exists() else None
     lost = [f for f in (STAR, CS) if not (folder/f).exists()]
     if lost: raise FileNotFoundError(f'no {" and no ".join(lost)} in {folder}: the first is in the EMPIAR entry, the second with the inputs that the authors published (github.com/zhonge/cryodrgn_empiar); fetch(10076, folder) gets both')

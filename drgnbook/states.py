@@ -171,10 +171,12 @@ def volume_landscape(run: Run, n=500, D=None,        # as in `sketch`
     at, files = sketch(run, n, D, out, seed)
     space = volume_space(files, mask, p)
     where, r2 = place(run.z, at, space.coords, seed=seed)
-    crowds = method == 'hdbscan'
-    tree, labels = _tree(space.coords, *((1, 'ward') if crowds else (states, method)))
-    state = dense(where, states, seed=seed) if crowds else labels[_closest(where, space.coords)]
-    if crowds: labels = _of_maps(state, at, where, space.coords)
+    if method == 'hdbscan':
+        tree, state = _tree(space.coords, 1, 'ward')[0], dense(where, 10 if states is None else states, seed=seed)
+        labels = _of_maps(state, at, where, space.coords)
+    else:
+        tree, labels = _tree(space.coords, states, method)
+        state = labels[_closest(where, space.coords)]
     return VolumeLandscape(space, at, files, tree, labels, where, r2, state)
 
 # %% ../nbs/api/55_states.ipynb #226fe15f

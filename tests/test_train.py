@@ -1,5 +1,5 @@
 "The loss of cryoDRGN, precision, and what a run leaves on disk: what train's notebook would not show a reader."
-import json, os
+import json, os, subprocess, sys
 
 import numpy as np, pytest, torch
 from drgnbook.forward import misfit
@@ -132,3 +132,15 @@ def test_compiled(ps, tmp_path, unchecked):
 def test_zero_is_not_a_default(ps, tmp_path, name):
     "What was given is checked, not replaced."
     with pytest.raises(ValueError, match=f'{name} must be positive, found 0'): fit(ps, out=tmp_path/'run', **{**QUICK, name: 0})
+
+
+def test_script_that_ends(ps, tmp_path):
+    "A script that ends while a thread trains, two cores at once, ends well: the training is stopped, and what was learnt is kept."
+    script = f"""
+import time
+from drgnbook import Particles, fit
+run = fit(Particles.read({str(ps.md.path)!r}), epochs=500, zdim=2, z='encoder', where='thread', device='cpu', out={str(tmp_path/'run')!r})
+while not len(run.history): time.sleep(.05)"""
+    subprocess.run([sys.executable, '-c', script], check=True, env=os.environ | dict(OMP_NUM_THREADS='2'))
+    run = Run.load(tmp_path/'run')
+    assert run.state.startswith('stopped in epoch') and run.checkpoints
