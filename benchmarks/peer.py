@@ -134,7 +134,7 @@ def volumes(b: Bench, D=128, widths=((256, 20), (1024, 3))):
     "Maps at points of latent space; `widths`: of the decoder, and how many maps."
     rows, folder = [], b.set(16, D)
     for width, maps in widths:
-        us, them, z = b.fresh('us'), b.fresh('them'), np.random.default_rng(b.seed).normal(size=(20, ZDIM))
+        us, them, z = b.fresh('us'), b.fresh('them'), np.random.default_rng(b.seed).normal(size=(160, ZDIM))
         child(our_fit(folder, us, 1, width, b.batch), b.threads); child(b.peer.train(folder, them, 1, ZDIM, width, b.batch), b.threads)
         def our(D, q):
             np.save(b.tmp/'z.npy', z[:q])
@@ -142,11 +142,11 @@ def volumes(b: Bench, D=128, widths=((256, 20), (1024, 3))):
         def peers(q):
             np.savetxt(b.tmp/'z.txt', z[:q])
             return child(b.peer.command('eval_vol', them/'weights.pkl', '-c', them/'config.yaml', '--zfile', b.tmp/'z.txt', '-o', b.fresh('maps')), b.threads)
-        full, small, theirs = b.turns(lambda: seconds_a_map(lambda q: our(D, q), maps), lambda: seconds_a_map(lambda q: our(D//2, q), 20), lambda: seconds_a_map(peers, maps), repeats=1)
+        full, small, theirs = b.turns(lambda: seconds_a_map(lambda q: our(D, q), maps), lambda: seconds_a_map(lambda q: our(D//2, q), 8*maps), lambda: seconds_a_map(peers, maps), repeats=1)
         (t, m), (s, _), (p, mp) = full[0], small[0], theirs[0]
         rows.append(f'| {width}×3, {maps} maps | {t:.2f} s | {p:.2f} s | {p/t:.2f} | {s:.3f} s | {t/s:.1f} | {m:.2f} | {mp:.2f} |')
         print(rows[-1], flush=True)
-    return [f'### A map at {D}³ (one run of each)', '', f'| | drgnbook | cryodrgn eval_vol | ratio | drgnbook at {D//2}³ (20 maps) | sooner than {D}³ | peak GB | cryodrgn\'s |', '|---|---|---|---|---|---|---|---|', *rows]
+    return [f'### A map at {D}³ (one run of each)', '', f'| | drgnbook | cryodrgn eval_vol | ratio | drgnbook at {D//2}³ (8 × as many maps) | sooner than {D}³ | peak GB | cryodrgn\'s |', '|---|---|---|---|---|---|---|---|', *rows]
 
 
 SHRINK = 'import sys; from drgnbook import Particles; Particles.read(sys.argv[1], apix=1.).downsample(int(sys.argv[2]), out=sys.argv[3])'

@@ -3,7 +3,7 @@
     python benchmarks/quality.py all [--peer .peer/bin/python] [--data ../shared/data] [--out bench_quality]
 
 Two sets of 2,000 images, D = 64: one continuous motion at SNR 0.1, and four states of EMPIAR-10076. cryoDRGN's `train_vae` runs with its
-defaults but for the width (256×3, zdim 8, 20 epochs); drgnbook's `fit` with its defaults, and with an encoder. Each has one thread; time is
+defaults but for the width (256×3, zdim 8, 20 epochs); drgnbook's `fit` with its defaults, with an encoder, and with an encoder and batches of 64 (the rate grows with their root). Each has one thread; time is
 what the processor spent, from the program's start, loading and checkpoints included. What is done is kept in --out: a call goes on from
 there. `train`, `score` and `plot` are the parts of `all`. An hour and a half on one core, nearly all of it cryoDRGN's.
 """
@@ -16,7 +16,7 @@ from peer import ours
 from sets import SPAN, Peer, assembling_set, bending, env, linear_set, machine
 
 HERE, ZDIM, EPOCHS = Path(__file__).parent, 8, 20
-WHO = dict(peer='cryodrgn train_vae, 20 epochs', fit='drgnbook fit, defaults', encoder="drgnbook fit, z='encoder'")
+WHO = dict(peer='cryodrgn train_vae, 20 epochs', fit='drgnbook fit, defaults', encoder="drgnbook fit, z='encoder'", large="drgnbook fit, z='encoder', batches of 64")
 SETS = dict(linear='one motion', assembling='four states')
 
 
@@ -61,9 +61,9 @@ def train(who, name, root, peer):
     if times.exists(): return
     for old in (out, out.with_name(who + '.cache')): shutil.rmtree(old, ignore_errors=True)
     fit = ours('fit', folder/'particles.star', '--out', out, '--zdim', ZDIM, '--device', 'cpu')
-    command, pattern = dict(peer=(peer.train(folder, out, EPOCHS, ZDIM, 256), 'z.*.pkl'), fit=(fit, 'checkpoints/????/state.json'),
-                            encoder=([*fit, '--z', 'encoder', '--epochs', str(EPOCHS)], 'checkpoints/????/state.json'))[who]
-    watch(command, out, pattern, times)
+    encoder = [*fit, '--z', 'encoder', '--epochs', str(EPOCHS)]
+    if who == 'peer': return watch(peer.train(folder, out, EPOCHS, ZDIM, 256), out, 'z.*.pkl', times)
+    watch(dict(fit=fit, encoder=encoder, large=[*encoder, '--batch_size', '64'])[who], out, 'checkpoints/????/state.json', times)
 
 
 def checkpoints(who, name, root, peer):
@@ -130,7 +130,7 @@ def plot(table, path):
         mine = table[table.set == name]
         words = dict(latent='r² of the coordinate' if name == 'linear' else 'adjusted Rand index', auc='mean FSC of the maps')
         for ax, what in zip(row, words):
-            for who, colour in zip(WHO, ('#D55E00', '#0072B2', '#009E73')):
+            for who, colour in zip(WHO, ('#D55E00', '#0072B2', '#009E73', '#CC79A7')):
                 got = mine[mine.who == who]
                 ax.plot(got.cpu, got[what], 'o-', ms=3, color=colour, label=WHO[who])
                 if who == 'peer' and len(got): ax.axhline(got[what].iloc[-1], color=colour, lw=.8, ls='--')
@@ -164,7 +164,7 @@ def main(what: str,                             # train, score, plot or all
          peer: str = '.peer/bin/python',        # of the environment that peer_env.sh made
          data: str = '../shared/data',          # the shared folder
          out: str = 'bench_quality',            # where sets and runs are kept
-         who: str = 'peer,fit,encoder',         # whom to train
+         who: str = 'peer,fit,encoder,large',   # whom to train
          on: str = 'linear,assembling'):        # on which sets
     "Train, score, plot; the table comes last."
     root, p, table = Path(out).absolute(), Peer(peer), HERE/'quality.csv'

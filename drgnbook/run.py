@@ -137,7 +137,7 @@ def state(self: Run) -> str:
     done, epochs, live = len(self.history), self.options['epochs'], self.live
     if self.training: return f'{live.get("state", "preparing")}, epoch {done + 1} of {epochs}'
     if not done and not (self.folder/'live.json').exists(): return f'not begun, {epochs} epochs'
-    if done >= epochs: return f'finished, {done} epochs'
+    if done >= epochs: return f'finished, {done} epoch{"s"*(done != 1)}'
     return (f'failed in epoch {done + 1} of {epochs}: {live["why"]}' if live.get('state') == 'failed' else f'stopped in epoch {done + 1} of {epochs}')
 
 @patch
