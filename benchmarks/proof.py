@@ -5,12 +5,13 @@
 The sets are those of `sets.SETS`: linear, plane, circle and ten after the first cryoDRGN paper (in full: --n 50000), igg and ribosembly after CryoBench (--n 100000 --D 128). cryoDRGN's `train_vae` and drgnbook's `fit` run with
 their defaults but for the width (256×3, zdim 8) and the number of epochs. Each set has its folder in --out; what is done is kept, and a call goes on from there. cryoDRGN needs some 30 to 50 ms an image and epoch at D = 64 on one core, its
 hundred maps two minutes.
+`--who found`: ours from pictures alone; poses are searched for, put into the frame of the truth (which turn and which hand, no picture says), and the rest is as with given poses.
 """
 import shutil
 from pathlib import Path
 import numpy as np, pandas as pd
 from fastcore.script import call_parse
-from drgnbook import Run, Truth, read_truth, reconstruct, score, simulate, validate
+from drgnbook import Particles, Run, Truth, abinitio, align_poses, pose_error, read_truth, reconstruct, score, simulate, validate
 from peer import ours
 from quality import watch
 from sets import SETS, Peer, machine
@@ -26,7 +27,17 @@ def make(name, folder, data, n, D, seed):
     return ps, Truth(read_truth(folder), ps.D, ps.apix, folder, source, ps.pose, **more)
 
 
-def train(who, root, peer, epochs):
+def search(folder, out, seed):
+    "The particles with poses that were found in their pictures."
+    ps = Particles.read(folder/'particles.star')
+    found = abinitio(ps, seed=seed, tell=print)
+    pose, mirrored = align_poses(ps.pose, found.pose)
+    deg, far = pose_error(ps.pose, pose)
+    print(f'{found!r}; mirrored {mirrored}; median error {deg.median():.2f}°, {far.median()/ps.apix:.2f} px; {(deg > 10).float().mean():.1%} are wrong by more than 10°', flush=True)
+    ps.with_poses(pose).write(out)
+
+
+def train(who, root, peer, epochs, seed=0):
     "One program on one set, if it has not been done."
     folder, out, times = root/'set', root/who, root/f'{who}.csv'
     if times.exists():
@@ -34,9 +45,10 @@ def train(who, root, peer, epochs):
         if have != epochs: raise SystemExit(f'{out} has {have} epochs, {epochs} are asked for: choose another --out, or remove {times}')
         return
     for old in (out, root/f'{who}.cache'): shutil.rmtree(old, ignore_errors=True)
-    fit = ours('fit', folder/'particles.star', '--out', out, '--zdim', ZDIM, '--width', WIDTH, '--epochs', epochs, '--device', 'cpu')
-    command, pattern = dict(peer=(peer.train(folder, out, epochs, ZDIM, WIDTH), 'z.*.pkl'), ours=(fit, 'checkpoints/????/state.json'), encoder=([*fit, '--z', 'encoder'], 'checkpoints/????/state.json'))[who]
-    watch(command, out, pattern, times)
+    fit = lambda star: ours('fit', star, '--out', out, '--zdim', ZDIM, '--width', WIDTH, '--epochs', epochs, '--device', 'cpu')
+    if who == 'peer': return watch(peer.train(folder, out, epochs, ZDIM, WIDTH), out, 'z.*.pkl', times)
+    if who == 'found': search(folder, root/'found.star', seed)
+    watch(dict(ours=fit(folder/'particles.star'), encoder=[*fit(folder/'particles.star'), '--z', 'encoder'], found=fit(root/'found.star'))[who], out, 'checkpoints/????/state.json', times)
 
 
 def grade(who, root, peer, epochs, ps, truth, images, evidence):
@@ -55,12 +67,15 @@ def grade(who, root, peer, epochs, ps, truth, images, evidence):
     return table
 
 
+NONE = pd.DataFrame(dict(found=[]))
+
 def side_by_side(tables):
     "Markdown: a row a score; decoder maps, evidence maps, cryoDRGN's, those of no heterogeneity at all; who is ahead."
-    columns = {'drgnbook': tables['ours'].found, 'its evidence maps': tables['ours'].get('evidence'), "drgnbook, z='encoder'": tables.get('encoder', pd.DataFrame(dict(found=[]))).found,
-               'cryodrgn': tables.get('peer', pd.DataFrame(dict(found=[]))).found, 'consensus': tables['consensus'].found, 'best': tables['ours'].best}
+    first = next(tables[w] for w in ('ours', 'found') if w in tables)
+    columns = {'drgnbook': tables.get('ours', NONE).found, 'its evidence maps': tables.get('ours', NONE).get('evidence'), "drgnbook, z='encoder'": tables.get('encoder', NONE).found, 'drgnbook, poses found': tables.get('found', NONE).found,
+               'cryodrgn': tables.get('peer', NONE).found, 'consensus': tables['consensus'].found, 'best': first.best}
     t = pd.DataFrame({k: v for k, v in columns.items() if v is not None and len(v)})
-    t = t.loc[[*tables['ours'].index]]
+    t = t.loc[[*first.index]]
     lower = (t.best == 0) | t.index.str.startswith('px')
     if 'cryodrgn' in t:
         mine = t[[c for c in t if 'drgnbook' in c or 'evidence' in c]]
@@ -76,7 +91,7 @@ def main(on: str,                               # sets, with commas between, or 
          epochs: int = 10,                      # of each program
          images: int = 100,                     # whose own maps are scored
          evidence: int = 10,                    # of them, with maps from particles as well
-         who: str = 'peer,ours',                # or encoder, too; peer alone: its part ahead, without a table
+         who: str = 'peer,ours',                # or encoder, found, too; peer alone: its part ahead, without a table
          peer: str = '.peer/bin/python',        # of the environment that peer_env.sh made
          data: str = '../shared/data',          # the shared folder
          out: str = 'bench_proof',              # where sets and runs are kept
@@ -90,9 +105,9 @@ def main(on: str,                               # sets, with commas between, or 
         root = Path(out).absolute()/name
         ps, truth = make(name, root/'set', data, n, D, seed)
         if 'peer' in who.split(','): p.parse(root/'set')
-        for w in who.split(','): train(w, root, p, epochs)
+        for w in who.split(','): train(w, root, p, epochs, seed)
         tables = {w: grade(w, root, p, epochs, ps, truth, images, evidence) for w in (*who.split(','), 'consensus')}
-        if 'ours' not in tables: continue           # --who peer: its part ahead, a later call has the table
+        if not {'ours', 'found'} & set(tables): continue           # --who peer: its part ahead, a later call has the table
         spent = ', '.join(f'{w} {pd.read_csv(root/f"{w}.csv").cpu.iloc[-1]:.0f} s' for w in who.split(','))
         lines += ['', f'### {name}: {n:,} images of {D} px, SNR {SETS[name][1]}, {epochs} epochs (processor time: {spent})', '', *side_by_side(tables), '', SETS[name][3] + '.']
         print('\n'.join(lines), flush=True)
