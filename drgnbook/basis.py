@@ -256,8 +256,9 @@ def start(self: Basis, data: Data, pose: Pose, z=None, agreement=None, gen=None)
 # %% ../nbs/api/35_basis.ipynb #15287fc9
 def mean_map(data: Data, pose: Pose,
              agreement: Float[Tensor,'N']|None = None,      # as `subspace` finds it: junk has no vote, faint images are scaled
-             most=20_000):                                  # images to look at, spread over the set: more hardly change it
-    "The map of all particles (over D) `1 D D D`, as `reconstruct` makes it, and how much of a map of half of them is to be believed, ring by ring `s`."
+             most=20_000,                                   # images to look at, spread over the set: more hardly change it
+            ) -> tuple[Float[Tensor,'1 D D D'], Float[Tensor,'s']]:
+    "The map of all particles (over D), as `reconstruct` makes it; the part of each ring that is to be believed in a map of half of them."
     lattice, dev = data.lattice, data.device
     a = torch.ones(len(data), device=dev) if agreement is None else agreement
     accs, every = [Accumulator(lattice.D, dev) for _ in range(2)], torch.linspace(0, len(data) - 1, min(most, len(data)), dtype=torch.double).round().long().to(dev)
