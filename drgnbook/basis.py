@@ -19,7 +19,7 @@ from .pose import Pose
 from .volume import Volume, sphere_mask
 from .particles import progress
 from .data import Data
-from .reconstruct import Accumulator, solve
+from .reconstruct import Accumulator, snr_of, solve
 from .decoder import FourierMLP, half_space
 from .subspace import vote, contrast
 
@@ -256,8 +256,9 @@ def start(self: Basis, data: Data, pose: Pose, z=None, agreement=None, gen=None)
 # %% ../nbs/api/35_basis.ipynb #15287fc9
 def mean_map(data: Data, pose: Pose,
              agreement: Float[Tensor,'N']|None = None,      # as `subspace` finds it: junk has no vote, faint images are scaled
-             most=20_000) -> Float[Tensor,'1 D D D']:       # images to look at, spread over the set: more hardly change it
-    "The map of all particles (over D), as `reconstruct` makes it."
+             most=20_000,                                   # images to look at, spread over the set: more hardly change it
+            ) -> tuple[Float[Tensor,'1 D D D'], Float[Tensor,'s']]:
+    "The map of all particles (over D), as `reconstruct` makes it; the part of each ring that is to be believed in a map of half of them."
     lattice, dev = data.lattice, data.device
     a = torch.ones(len(data), device=dev) if agreement is None else agreement
     accs, every = [Accumulator(lattice.D, dev) for _ in range(2)], torch.linspace(0, len(data) - 1, min(most, len(data)), dtype=torch.double).round().long().to(dev)
@@ -265,7 +266,8 @@ def mean_map(data: Data, pose: Pose,
         for i in progress(half.split(max(1, 2**19//len(lattice))), 'the mean map'):
             p, ctf = pose[i], data.ctf[i](lattice.freqs)*contrast(a[i], 1.)[:, None]
             acc.add(shift(data.images(i), lattice.freqs, p.t), ctf, lattice.k.float(), p.R, vote(a[i], 1.))
-    return solve(accs, lattice.apix).volume.data[None]/lattice.D
+    found = solve(accs, lattice.apix)
+    return found.volume.data[None]/lattice.D, 1/(1 + snr_of(found.fsc)*(len(every)/len(data)))
 
 class Residual(nn.Module):
     "A fixed consensus map and a neural field that adds what it lacks; it starts as the consensus."
@@ -274,6 +276,7 @@ class Residual(nn.Module):
         self.D, self.apix, self.zdim = field.D, field.apix, field.zdim
         self.field, self.consensus = field, Basis(field.D, field.apix).requires_grad_(False)
         nn.init.zeros_(field.layers[-1].weight); nn.init.zeros_(field.layers[-1].bias)
+        self.register_buffer('trust', torch.ones(self.D//2))      # in what the field adds to a map, ring by ring
         self._mean = None, None                      # what `volumes` saw last, and its map: a hand that moves asks again and again
 
     @property
@@ -288,11 +291,18 @@ class Residual(nn.Module):
 
     def start(self, data: Data, pose: Pose, z=None, agreement=None, gen=None):
         "Before training: the consensus, by backprojection."
-        self.consensus.store(mean_map(data, pose, agreement))
+        mean, trust = mean_map(data, pose, agreement)
+        self.consensus.store(mean)
+        self.trust.copy_(trust)
         return self
 
+    def _load_from_state_dict(self, state, prefix, *rest):
+        state.setdefault(prefix + 'trust', self.trust)      # runs of before 2026-11-22 trust all
+        super()._load_from_state_dict(state, prefix, *rest)
+
     def volumes(self, z=None, D=None) -> list[Volume]:
-        "The densities at the rows of `z`, as a field's."
+        "The densities at the rows of `z`, as a field's; what it adds is damped, ring by ring."
         seen = D, id(self.consensus.maps), self.consensus.maps._version
         if self._mean[0] != seen: self._mean = seen, self.consensus.volumes(None, D)[0]
-        return [self._mean[1] + v for v in self.field.volumes(z, D)]
+        gain = F.pad(self.trust, (0, 1)).cpu()
+        return [self._mean[1] + v.filter(lambda k: gain[k.round().long().clamp(max=self.D//2)]) for v in self.field.volumes(z, D)]

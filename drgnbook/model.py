@@ -115,6 +115,7 @@ def calibrate(model: Model, data: Data, pose: Pose, envelope=True, z=None, agree
     if z is not None: model.latent.z.copy_(z)
     model.pose.R.copy_(pose.R); model.pose.t.copy_(pose.t)
     model.decoder.start(data, pose, z, agreement)
+    if isinstance(model.decoder, Residual) and isinstance(model.pose, PoseTable): model.decoder.trust.fill_(1.)      # what these poses resolve says little of those to come
     return model
 
 # %% ../nbs/api/36_model.ipynb #32021d24
