@@ -303,6 +303,6 @@ class Residual(nn.Module):
     def volumes(self, z=None, D=None) -> list[Volume]:
         "The densities at the rows of `z`, as a field's; what it adds is damped, ring by ring."
         seen = D, id(self.consensus.maps), self.consensus.maps._version
-        if self._mean[0] != seen: self._mean = seen, self.consensus.volumes(None, D)[0]
+        if self._mean[0] != seen: mean = self.consensus.volumes(None, D)[0]; self._mean = seen, Volume(mean.data.cpu(), mean.apix)      # where a field's are
         gain = F.pad(self.trust, (0, 1)).cpu()
         return [self._mean[1] + v.filter(lambda k: gain[k.round().long().clamp(max=self.D//2)]) for v in self.field.volumes(z, D)]
