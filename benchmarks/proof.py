@@ -30,7 +30,7 @@ def make(name, folder, data, n, D, seed):
 def search(folder, out, seed):
     "The particles with poses that were found in their pictures."
     ps = Particles.read(folder/'particles.star')
-    found = abinitio(ps, seed=seed, tell=print)
+    found = abinitio(ps, seed=seed)
     pose, mirrored = align_poses(ps.pose, found.pose)
     deg, far = pose_error(ps.pose, pose)
     print(f'{found!r}; mirrored {mirrored}; median error {deg.median():.2f}°, {far.median()/ps.apix:.2f} px; {(deg > 10).float().mean():.1%} are wrong by more than 10°', flush=True)
@@ -47,8 +47,8 @@ def train(who, root, peer, epochs, seed=0):
     for old in (out, root/f'{who}.cache'): shutil.rmtree(old, ignore_errors=True)
     fit = lambda star: ours('fit', star, '--out', out, '--zdim', ZDIM, '--width', WIDTH, '--epochs', epochs, '--device', 'cpu')
     if who == 'peer': return watch(peer.train(folder, out, epochs, ZDIM, WIDTH), out, 'z.*.pkl', times)
-    if who == 'found': search(folder, root/'found.star', seed)
-    watch(dict(ours=fit(folder/'particles.star'), encoder=[*fit(folder/'particles.star'), '--z', 'encoder'], found=fit(root/'found.star'))[who], out, 'checkpoints/????/state.json', times)
+    if who == 'found' and not (folder/'found.star').exists(): search(folder, folder/'found.star', seed)
+    watch(dict(ours=fit(folder/'particles.star'), encoder=[*fit(folder/'particles.star'), '--z', 'encoder'], found=fit(folder/'found.star'))[who], out, 'checkpoints/????/state.json', times)
 
 
 def grade(who, root, peer, epochs, ps, truth, images, evidence):
