@@ -5,13 +5,14 @@
 The sets are those of `sets.SETS`: linear, plane, circle and ten after the first cryoDRGN paper (in full: --n 50000), igg and ribosembly after CryoBench (--n 100000 --D 128). cryoDRGN's `train_vae` and drgnbook's `fit` run with
 their defaults but for the width (256×3, zdim 8) and the number of epochs. Each set has its folder in --out; what is done is kept, and a call goes on from there. cryoDRGN needs some 30 to 50 ms an image and epoch at D = 64 on one core, its
 hundred maps two minutes.
-`--who found`: ours from pictures alone; poses are searched for, put into the frame of the truth (which turn and which hand, no picture says), and the rest is as with given poses.
+`--who found`: ours from pictures alone; poses are searched for, put into the frame of the truth (which turn and which hand, no picture says), and the rest is as with given poses;
+each map is laid onto its own truth (one turn and one move of the hundred particles nearest to its z), for when half of a particle moves, no picture says which half stays.
 """
 import shutil
 from pathlib import Path
-import numpy as np, pandas as pd
+import numpy as np, pandas as pd, torch
 from fastcore.script import call_parse
-from drgnbook import Particles, Run, Truth, abinitio, align_poses, pose_error, read_truth, reconstruct, score, simulate, validate
+from drgnbook import Particles, Run, Truth, Volume, abinitio, align_poses, pose_error, read_truth, reconstruct, score, simulate, validate
 from peer import ours
 from quality import watch
 from sets import SETS, Peer, machine
@@ -51,6 +52,33 @@ def train(who, root, peer, epochs, seed=0):
     watch(dict(ours=fit(folder/'particles.star'), encoder=[*fit(folder/'particles.star'), '--z', 'encoder'], found=fit(folder/'found.star'))[who], out, 'checkpoints/????/state.json', times)
 
 
+def turned(v, G, x):
+    "A map turned: at each place what was at `G` times the place plus `x` (Å). On a grid twice as fine on the way, so that nothing is lost."
+    from scipy.ndimage import affine_transform
+    from scipy.signal import resample
+    fine, M = v.data.numpy(), G.numpy()[::-1, ::-1]          # of (z, y, x)
+    for axis in range(3): fine = resample(fine, 2*v.D, axis=axis)
+    middle = np.full(3, v.D//2)
+    return Volume(torch.from_numpy(affine_transform(fine, 2*M, 2*(middle + M @ (x.numpy()[::-1]/v.apix - middle)), (v.D,)*3)), v.apix)
+
+
+def frame(a, b):
+    "The turn and the move (Å) that take the frame of poses `b` to that of `a`."
+    c, _ = align_poses(a, b)
+    return (b.R.mT @ c.R).median(0).values, torch.linalg.lstsq(c.R[:, :2].flatten(0, 1), (b.t - c.t).flatten()).solution
+
+
+def settled(run, true, near=100):
+    "From z to maps, each in the frame of the truth: where half of the mass moves, poses that were found may choose at every z anew which half stays."
+    from scipy.spatial import cKDTree
+    tree = cKDTree(run.z)
+    def maps(zs):
+        for z, v in zip(zs, run.volumes(zs)):
+            i = torch.from_numpy(tree.query(z, near)[1])
+            yield turned(v, *frame(true[i], run.pose[i]))
+    return lambda zs: list(maps(zs))
+
+
 def grade(who, root, peer, epochs, ps, truth, images, evidence):
     "The scores of one program, or of the map of all particles."
     kept = root/f'{who}.scores.csv'
@@ -62,6 +90,9 @@ def grade(who, root, peer, epochs, ps, truth, images, evidence):
         z = peer.latents(root/who/f'z.{epochs}.pkl')
         table = score(z, lambda z: peer.volumes(root/who, f'weights.{epochs}.pkl', z, root/'maps', ps.apix), truth, images)
         shutil.rmtree(root/'maps')
+    elif who == 'found':
+        run = Run.load(root/who, 'cpu')
+        table = score(run.z, settled(run, truth.pose), truth, images, pose=run.pose)
     else: table = validate(Run.load(root/who, 'cpu'), truth, images=images, evidence=evidence)
     table.to_csv(kept)
     return table
