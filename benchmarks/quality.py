@@ -3,7 +3,8 @@
     python benchmarks/quality.py all [--peer .peer/bin/python] [--data ../shared/data] [--out bench_quality]
 
 Two sets of 2,000 images, D = 64: one continuous motion at SNR 0.1, and four states of EMPIAR-10076. cryoDRGN's `train_vae` runs with its
-defaults but for the width (256×3, zdim 8, 20 epochs); drgnbook's `fit` with its defaults, with an encoder, and with an encoder and batches of 64 (the rate grows with their root). Each has one thread; time is
+defaults but for the width (256×3, zdim 8, 20 epochs); drgnbook's `fit` with its defaults and with an encoder, each of
+them also with batches of 64 (8 is the default; the rate grows with the root). Each has one thread; time is
 what the processor spent, from the program's start, loading and checkpoints included. What is done is kept in --out: a call goes on from
 there. `train`, `score` and `plot` are the parts of `all`. An hour and a half on one core, nearly all of it cryoDRGN's.
 """
@@ -16,7 +17,8 @@ from peer import ours
 from sets import SPAN, Peer, assembling_set, bending, env, linear_set, machine
 
 HERE, ZDIM, EPOCHS = Path(__file__).parent, 8, 20
-WHO = dict(peer='cryodrgn train_vae, 20 epochs', fit='drgnbook fit, defaults', encoder="drgnbook fit, z='encoder'", large="drgnbook fit, z='encoder', batches of 64")
+WHO = dict(peer='cryodrgn train_vae, 20 epochs', fit='drgnbook fit, defaults', fit64='drgnbook fit, batches of 64', encoder="drgnbook fit, z='encoder'", encoder64="drgnbook fit, z='encoder', batches of 64")
+LARGE = '--batch_size', '64'
 SETS = dict(linear='one motion', assembling='four states')
 
 
@@ -63,7 +65,7 @@ def train(who, name, root, peer):
     fit = ours('fit', folder/'particles.star', '--out', out, '--zdim', ZDIM, '--device', 'cpu')
     encoder = [*fit, '--z', 'encoder', '--epochs', str(EPOCHS)]
     if who == 'peer': return watch(peer.train(folder, out, EPOCHS, ZDIM, 256), out, 'z.*.pkl', times)
-    watch(dict(fit=fit, encoder=encoder, large=[*encoder, '--batch_size', '64'])[who], out, 'checkpoints/????/state.json', times)
+    watch(dict(fit=fit, encoder=encoder, fit64=[*fit, *LARGE], encoder64=[*encoder, *LARGE])[who], out, 'checkpoints/????/state.json', times)
 
 
 def checkpoints(who, name, root, peer):
@@ -125,19 +127,19 @@ def plot(table, path):
     import matplotlib
     matplotlib.use('agg')
     import matplotlib.pyplot as plt
-    fig, axes = plt.subplots(2, 2, figsize=(8, 6), dpi=80, layout='tight', sharex=True)
+    fig, axes = plt.subplots(2, 2, figsize=(8, 6), dpi=80, layout='constrained', sharex=True)
     for row, name in zip(axes, SETS):
         mine = table[table.set == name]
         words = dict(latent='r² of the coordinate' if name == 'linear' else 'adjusted Rand index', auc='mean FSC of the maps')
         for ax, what in zip(row, words):
-            for who, colour in zip(WHO, ('#D55E00', '#0072B2', '#009E73', '#CC79A7')):
+            for who, colour in zip(WHO, ('#D55E00', '#0072B2', '#56B4E9', '#009E73', '#CC79A7')):
                 got = mine[mine.who == who]
                 ax.plot(got.cpu, got[what], 'o-', ms=3, color=colour, label=WHO[who])
                 if who == 'peer' and len(got): ax.axhline(got[what].iloc[-1], color=colour, lw=.8, ls='--')
             if what == 'auc': ax.axhline(mine[mine.who == 'consensus'].auc.mean(), color='grey', lw=.8, ls=':', label='consensus')
             ax.set(xscale='log', title=f'{SETS[name]}: {words[what]}', xlabel='processor seconds, one thread' if name == list(SETS)[-1] else '')
             ax.grid(alpha=.3)
-    axes[0, 1].legend(fontsize=8)
+    fig.legend(*axes[0, 1].get_legend_handles_labels(), loc='outside lower center', ncols=2, fontsize=8)
     fig.savefig(path)
 
 
@@ -164,7 +166,7 @@ def main(what: str,                             # train, score, plot or all
          peer: str = '.peer/bin/python',        # of the environment that peer_env.sh made
          data: str = '../shared/data',          # the shared folder
          out: str = 'bench_quality',            # where sets and runs are kept
-         who: str = 'peer,fit,encoder,large',   # whom to train
+         who: str = ','.join(WHO),              # whom to train
          on: str = 'linear,assembling'):        # on which sets
     "Train, score, plot; the table comes last."
     root, p, table = Path(out).absolute(), Peer(peer), HERE/'quality.csv'
