@@ -252,7 +252,7 @@ def abinitio(ps: Particles,
     w = torch.cat([best.w, best.w[-1:].expand(len(data.lattice) - len(best.w))])
     T, top = shift_grid(reach, side/32).to(device), ps.D//2 - 1.
     pose = Pose(torch.eye(3, device=device).repeat(len(ps), 1, 1), torch.zeros(len(ps), 2, device=device))
-    plan = [('search', 10.), ('search', 15.), ('polish', min(20., top)), ('polish', top), ('polish', top)]
+    plan = [('search', 10.), ('search', 15.), ('search', 15.), ('search', min(20., top)), ('polish', top), ('polish', top)]
     pose, sure, rec, history = rounds(ps, data, plan, best.map, w, pose, T, symmetry, tell)
     _seen_from_all_sides(pose, group)
     return Oriented(pose.to('cpu'), sure.cpu(), history, rec, agree, _border(pose, T))
