@@ -130,7 +130,7 @@ def seconds_a_map(call, n):
     return (many.seconds - one.seconds)/(n - 1), many.memory
 
 
-def volumes(b: Bench, D=128, widths=((256, 20), (1024, 3))):
+def volumes(b: Bench, D=128, widths=((256, 20), (1024, 2))):
     "Maps at points of latent space; `widths`: of the decoder, and how many maps."
     rows, folder = [], b.set(16, D)
     for width, maps in widths:
