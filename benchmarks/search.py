@@ -4,7 +4,7 @@
 
 Of a real map: particles of 64 px, uniform views, shifts of 8 Å, CTF, no junk; without noise and at SNR 0.1. Each seed is another set of images and another start. Errors are medians after one turn,
 one move and the hand are taken away (`pose_error`). `het`: particles of EMPIAR-10076's four major states (SNR 0.63 inside 105 Å); by state, median error and share beyond 10°. `speed`: images a second in
-`opt_theta_trans` of `cryodrgn abinit` (timed from outside; its defaults but for the grid asked for and batches of 4: each of 16 takes minutes of one thread), and in `Searcher` and `polish`, batches by turns.
+`opt_theta_trans` of `cryodrgn abinit` and `abinit_het_old` (timed from outside; its defaults but for the grid asked for and batches of 4: each of 16 takes minutes of one thread), and in `Searcher` and `polish`, batches by turns.
 """
 import math, subprocess, tempfile, time
 from pathlib import Path
@@ -75,25 +75,29 @@ def het(folder, data, n, seeds):
 
 TIMED = '''
 import sys, time
-import cryodrgn.pose_search_ai as search
-inner = search.opt_theta_trans
-def timed(model, images, *args, **kw):
-    print('READY', flush=True)
-    if not sys.stdin.readline(): sys.exit(0)
-    start, begun = time.perf_counter(), time.process_time(); out = inner(model, images, *args, **kw)
-    print('SEARCHED', len(out[0])/(time.perf_counter() - start), len(out[0])/(time.process_time() - begun), flush=True)
-    return out
-search.opt_theta_trans = timed
+import cryodrgn.pose_search_ai as new, cryodrgn.pose_search as old
+def timed(inner):
+    def search(*args, **kw):
+        print('READY', flush=True)
+        if not sys.stdin.readline(): sys.exit(0)
+        start, begun = time.perf_counter(), time.process_time(); out = inner(*args, **kw)
+        print('SEARCHED', len(out[0])/(time.perf_counter() - start), len(out[0])/(time.process_time() - begun), flush=True)
+        return out
+    return search
+for where in (new, old.PoseSearch): where.opt_theta_trans = timed(where.opt_theta_trans)
 from cryodrgn.command_line import main_commands
 sys.argv = ['cryodrgn'] + sys.argv[1:]
 main_commands()
 '''
 
 
+OTHERS = {'cryodrgn abinit': ['abinit', '--zdim', 0, '--n-imgs-pretrain', 16, '--niter', 4, '--no-analysis', '--num-workers', 0, '--batch-size-hps', 4],
+          'cryodrgn abinit_het_old': ['abinit_het_old', '--zdim', 8, '--pretrain', 16, '--niter', 4, '--batch-size', 4]}
+
 class Other:
-    "`cryodrgn abinit` that waits before each batch that it searches for until it is told to go on."
-    def __init__(self, peer, folder, out, threads):
-        command = [peer, '-c', TIMED, 'abinit', folder/'particles.mrcs', '--ctf', folder/'ctf.pkl', '--zdim', 0, '-o', out, '--n-imgs-pretrain', 16, '--base-healpy', 2, '--t-ngrid', 14, '--niter', 4, '--no-analysis', '--num-workers', 0, '--batch-size-hps', 4, '--seed', 0]
+    "A program of cryoDRGN's that waits before each batch that it searches for until it is told to go on."
+    def __init__(self, peer, words, folder, out, threads):
+        command = [peer, '-c', TIMED, *words, folder/'particles.mrcs', '--ctf', folder/'ctf.pkl', '-o', out, '--base-healpy', 2, '--t-ngrid', 14, '--seed', 0]
         self.log = open(f'{out}.log', 'w')
         self.it = subprocess.Popen([*map(str, command)], env=env(threads), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, text=True)
         self.until('READY')
@@ -132,7 +136,8 @@ def speed(folder, map, apix, peer, threads, D=64, batches=2):
     ps = images(folder, map, apix, 500, .1, 0, D)
     who = {'ours: level 3, then downhill': ours(ps, 3, (10., 15., 20., D//2 - 1.)), 'ours: four levels': ours(ps, 6, ())}
     rates, found = {}, {}
-    others = {'cryodrgn abinit': Other(peer, Peer(peer).parse(Path(ps.md.path).parent), Path(folder)/'peer', threads)} if peer else {}
+    seen = Peer(peer).parse(Path(ps.md.path).parent) if peer else None
+    others = {name: Other(peer, words, seen, Path(folder)/words[0], threads) for name, words in OTHERS.items()} if peer else {}
     for n, part in enumerate(torch.arange(len(ps)).split(32)[:batches + 1]):
         for name, search in who.items():
             start, begun = time.perf_counter(), time.process_time()

@@ -303,6 +303,9 @@ class Residual(nn.Module):
     def volumes(self, z=None, D=None) -> list[Volume]:
         "The densities at the rows of `z`, as a field's; what it adds is damped, ring by ring."
         seen = D, id(self.consensus.maps), self.consensus.maps._version
-        if self._mean[0] != seen: mean = self.consensus.volumes(None, D)[0]; self._mean = seen, Volume(mean.data.cpu(), mean.apix)      # where a field's are
+        kept = self._mean           # another thread may ask for another box meanwhile
+        if kept[0] != seen:
+            mean = self.consensus.volumes(None, D)[0]
+            kept = self._mean = seen, Volume(mean.data.cpu(), mean.apix)      # where a field's are
         gain = F.pad(self.trust, (0, 1)).cpu()
-        return [self._mean[1] + v.filter(lambda k: gain[k.round().long().clamp(max=self.D//2)]) for v in self.field.volumes(z, D)]
+        return [kept[1] + v.filter(lambda k: gain[k.round().long().clamp(max=self.D//2)]) for v in self.field.volumes(z, D)]

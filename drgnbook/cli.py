@@ -87,7 +87,7 @@ def _volumes():
         points = _read_z(z) if z else r.z[kmeans(r.z, kmeans_k)[1]] if kmeans_k else r.z[pc_path(r.z, pc - 1)] if pc else None
         folder = Path(out or r.folder/'volumes')
         folder.mkdir(parents=True, exist_ok=True)
-        for j, v in enumerate(r.volumes(points, D)): print((v.flip() if flip else v).save(folder/f'vol_{j:03d}.mrc'))
+        for j, v in enumerate(r.stream(points, D)): print((v.flip() if flip else v).save(folder/f'vol_{j:03d}.mrc'))
     return command
 
 def _read_z(path): return np.atleast_2d(np.load(path) if str(path).endswith('.npy') else np.loadtxt(path, delimiter=',' if ',' in Path(path).read_text() else None))

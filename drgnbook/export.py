@@ -59,14 +59,14 @@ def export_maps(maps, out,               # an iterable of `Volume`s of one box; 
 def export_path(run: Run, path,          # points `(m, zdim)`, or points and particles as `paths` gives them
                 out,                     # folder
                 movie='.gif',            # '.gif', '.mp4', '.webm' or None
-                D=None, at_once=4,       # box of the maps, px; how many are decoded at once
+                D=None,                  # box of the maps, px
                 **kw) -> list:           # as `export_maps` has them
     "Write a walk through latent space: its points (`path.csv`), a map at each, scripts for ChimeraX and a movie; returns the paths."
     points, who = path if isinstance(path, tuple) else (path, None)
     points = np.atleast_2d(np.asarray(points, np.float32))
     if not points.size or not np.isfinite(points).all(): raise ValueError(f'a path is finite points (m, {run.options["zdim"]}), found {"none" if not points.size else "some that are not finite"}')
     if points.shape[1] != run.options['zdim']: raise ValueError(f"a point of this path has {points.shape[1]} coordinates, the run's zdim is {run.options['zdim']}")
-    maps = (v for i in progress(range(0, len(points), at_once), 'maps') for v in run.volumes(points[i:i + at_once], D))
+    maps = progress(run.stream(points, D), 'maps', total=len(points))
     done = export_maps(maps, out, 'path', movie, **kw)
     table = pd.DataFrame({'map': [p.name for p in done[:len(points)]], **({} if who is None else {'particle': who}), **{f'z{j + 1}': x for j, x in enumerate(points.T)}})
     with atomic(Path(out)/'path.csv') as f: table.to_csv(f, index=False)

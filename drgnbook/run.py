@@ -261,6 +261,13 @@ def volumes(self: Run, z=None, D=None) -> list[Volume]:      # D: box, px; small
     return [replace(v, data=v.data.cpu()) for v in self.decoder.volumes(z, D)]
 
 @patch
+def stream(self: Run, z=None, D=None):
+    "The same, one after another: of any number, never more than 16 are held, or half a gigabyte."
+    if z is None: return (yield from self.volumes(D=D))
+    few = max(1, min(16, 2**26//(D or self.config['D'])**3))
+    for i in range(0, len(z), few): yield from self.volumes(z[i:i + few], D)
+
+@patch
 def volume(self: Run, z=None, D=None) -> Volume:
     "The density at one point of the latent space."
     return self.volumes(z, D)[0]

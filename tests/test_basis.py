@@ -1,7 +1,8 @@
 "Voxel maps by normal equations, where the equations are all but singular."
 import numpy as np, pytest, torch
 from drgnbook.assembly import large_subunit
-from drgnbook.basis import BallGrid, Equations
+from drgnbook.basis import BallGrid, Equations, Residual
+from drgnbook.decoder import FourierMLP
 from drgnbook.fit import fit
 from drgnbook.fourier import Lattice
 from drgnbook.pose import Pose, random_rotations
@@ -45,3 +46,14 @@ def test_many_images_of_dependent_columns(apart):
     maps = eqs.solve(torch.full((5, 4), 1e-3))
     seen = eqs.lhs[:, 0] > 1e4
     for x in (-1., 0., 2.): assert ((maps @ torch.tensor([1, x, x, 1 - x]).to(maps))[seen].real/(2 + x) - 1).abs().max() < .01
+
+
+def test_two_boxes_at_once():
+    "While a page decodes maps of one box, a monitor's thread asks for another: each gets its own"
+    both = Residual(FourierMLP(16, 4., width=16))
+    decode = both.field.volumes
+    def slowly(z, D):
+        if D == 16: both.volumes(None, 8)          # as a thread may, in the middle of this call
+        return decode(z, D)
+    both.field.volumes = slowly
+    assert [both.volumes(None, D)[0].D for D in (16, 8, 16)] == [16, 8, 16]

@@ -299,3 +299,13 @@ def test_logs(tmp_path):
     (tmp_path/'a').write_text('x # =====> Epoch: 1 Average loss = 0.5; Finished in 1 day, 2:03:04.5\n# =====> Epoch: 2 Average gen loss = 0.4, KLD = 1e+01, total loss = 4.1e-1; Finished in 0:01:00\n# =====> Epoch: 2 Average gen loss = 0.3, KLD = 2, total loss = nan; Finished in 0:00:10\n')
     t = read_cryodrgn_log(tmp_path/'a')
     assert t.epoch.tolist() == [1, 2] and t.loss[0] == t.data[0] == .5 and t.data[1] == .3 and np.isnan(t.loss[1]) and t.seconds[1] == 10
+
+
+def test_maps_one_after_another(run, monkeypatch):
+    "However many are asked for, few are held at a time; they are those of `volumes`"
+    z, asked, decode = np.random.default_rng(0).normal(size=(35, 2)), [], Run.volumes
+    monkeypatch.setattr(Run, 'volumes', lambda self, z=None, D=None: asked.append(len(z)) or decode(self, z, D))
+    maps = list(run.stream(z, 16))
+    assert asked == [16, 16, 3] and [v.D for v in maps] == [16]*35
+    assert torch.allclose(maps[20].data, decode(run, z[20], 16)[0].data, atol=1e-4*float(maps[20].data.abs().max()))
+    asked.clear(); next(run.stream(z, 256)); assert asked == [4]
