@@ -1,10 +1,10 @@
 """drgnbook beside the installed cryoDRGN on this machine's CPU, and both beside what its matrix products allow.
 
     sh benchmarks/peer_env.sh .peer
-    python benchmarks/peer.py steps|run|volumes|downsample|all [--peer .peer/bin/python] [--threads 2] [--repeats 3]
+    python benchmarks/peer.py steps|run|volumes|previews|downsample|all [--peer .peer/bin/python] [--threads 2] [--repeats 3]
 
 Both are run as programs on the same files, in turn, with the same number of threads; a figure is the median of its repeats.
-The tables (Markdown) come last. On two cores: steps 15 min, run 15, volumes 20, downsample 2.
+The tables (Markdown) come last. On two cores: steps 15 min, run 15, volumes 20, previews 5, downsample 2.
 """
 import re, statistics, subprocess, sys, tempfile, time
 from dataclasses import dataclass
@@ -143,12 +143,35 @@ def volumes(b: Bench, D=128, widths=((256, 20), (1024, 2))):
             np.savetxt(b.tmp/'z.txt', z[:q])
             return child(b.peer.command('eval_vol', them/'weights.pkl', '-c', them/'config.yaml', '--zfile', b.tmp/'z.txt', '-o', b.fresh('maps')), b.threads)
         p, mp = seconds_a_map(peers, maps)
-        full, small = b.turns(lambda: seconds_a_map(lambda q: our(D, q), maps), lambda: seconds_a_map(lambda q: our(D//2, q), 8*maps))
-        (t, m), (s, _) = (map(med, zip(*runs)) for runs in (full, small))
-        sooner = ', '.join(f'{a/c:.1f}' for (a, _), (c, _) in zip(full, small))
-        rows.append(f'| {width}×3, {maps} maps | {t:.2f} s | {p:.2f} s | {p/t:.2f} | {s:.3f} s | {t/s:.1f} ({sooner}) | {m:.2f} | {mp:.2f} |')
+        (runs,) = b.turns(lambda: seconds_a_map(lambda q: our(D, q), maps))
+        t, m = map(med, zip(*runs))
+        rows.append(f'| {width}×3, {maps} maps | {t:.2f} s | {p:.2f} s | {p/t:.2f} | {m:.2f} | {mp:.2f} |')
         print(rows[-1], flush=True)
-    return [f'### A map at {D}³ (medians of {b.repeats}; cryodrgn once)', '', f'| | drgnbook | cryodrgn eval_vol | ratio | drgnbook at {D//2}³ (8 × as many maps) | sooner than {D}³ | peak GB | cryodrgn\'s |', '|---|---|---|---|---|---|---|---|', *rows]
+    return [f'### A map at {D}³ (cryodrgn once)', '', '| | drgnbook | cryodrgn eval_vol | ratio | peak GB | cryodrgn\'s |', '|---|---|---|---|---|---|', *rows]
+
+
+PREVIEWS = '''
+import sys, time, numpy as np
+from drgnbook import Run
+run, D, q, times = Run.load(sys.argv[1], 'cpu'), int(sys.argv[2]), int(sys.argv[3]), []
+z = np.random.default_rng(0).normal(size=(q, run.options['zdim']))
+for turn in range(7):
+    for box in (D, D//2): start = time.perf_counter(); run.volumes(z, box); times.append((time.perf_counter() - start)/q)
+whole, half = np.reshape(times[2:], (-1, 2)).T          # the first turn warms up
+print('TIMES', np.median(whole), np.median(half), np.median(whole/half), (whole/half).min(), (whole/half).max())
+'''
+
+def previews(b: Bench, D=128, widths=((256, 8), (1024, 1))):
+    "A map, and one of half the box: in one process, in turn."
+    rows, folder = [], b.set(16, D)
+    for width, q in widths:
+        us = b.fresh('us')
+        child(our_fit(folder, us, 1, width, b.batch), b.threads)
+        said = child([sys.executable, '-c', PREVIEWS, us, D, q], b.threads).output
+        t, s, *ratios = map(float, re.search(r'^TIMES (.*)', said, re.M)[1].split())
+        rows.append('| {}×3, {} at a time | {:.2f} s | {:.3f} s | {:.1f} ({:.1f} to {:.1f}) |'.format(width, q, t, s, *ratios))
+        print(rows[-1], flush=True)
+    return [f'### A preview of {D//2}³, beside the whole map of {D}³ (medians of six turns)', '', f'| | {D}³ | {D//2}³ | sooner |', '|---|---|---|---|', *rows]
 
 
 SHRINK = 'import sys; from drgnbook import Particles; Particles.read(sys.argv[1], apix=1.).downsample(int(sys.argv[2]), out=sys.argv[3])'
@@ -170,11 +193,11 @@ def downsample(b: Bench, n=2000, D=256, small=128):
             f'| cryodrgn downsample | {p:.1f} s | | {med([x.memory for x in them]):.2f} |', f'| drgnbook | {t:.1f} s | {p/t:.2f} | {med([x.memory for x in us]):.2f} |', '', f'Correlation of the two results: {r:.5f}.']
 
 
-TABLES = dict(steps=steps, run=run, volumes=volumes, downsample=downsample)
+TABLES = dict(steps=steps, run=run, volumes=volumes, previews=previews, downsample=downsample)
 
 
 @call_parse
-def main(what: str,                             # steps, run, volumes, downsample or all
+def main(what: str,                             # steps, run, volumes, previews, downsample or all
          peer: str = '.peer/bin/python',        # of the environment that peer_env.sh made
          threads: int = 2,
          repeats: int = 3,

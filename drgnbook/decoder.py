@@ -150,11 +150,12 @@ def to_volume(decoder,                                   # (k, z) → coefficien
     k, place = half_ball(D, device)
     cube = torch.zeros(1 if z is None else len(z), D*D*(D//2 + 1), dtype=torch.cfloat, device=device)
     here = torch.device(device).type == 'cpu'
-    chunk = max(1, (chunk if here else 2**18)//len(cube))
+    n = torch.get_num_threads() if here else 1
+    parts = n*math.ceil(len(k)*len(cube)/(n*(chunk if here else 2**18)))          # as many for each core
     @torch.no_grad()
-    def fill(starts):
-        for s in starts: cube[:, place[s:s+chunk]] = decoder(k[None, s:s+chunk]/(D*apix), z)
-    at_once(fill, range(0, len(k), chunk), torch.get_num_threads() if here else 1)
+    def fill(some):
+        for f, at in some: cube[:, at] = decoder(f[None]/(D*apix), z)
+    at_once(fill, list(zip(k.chunk(parts), place.chunk(parts))), n)
     border = distance(D, device) > .47*D
     maps = (ift(c.view(D, D, -1), 3)*scale for c in cube)
     return [Volume((v - v[border].mean()).cpu(), apix) for v in maps]
