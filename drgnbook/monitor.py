@@ -205,7 +205,7 @@ def keep(self: Monitor):
     old = [cell for cell, seen in self.shown if seen != last]
     data, meta = self._repr_mimebundle_() if old else ({}, {})
     for cell in old: cell.update(data, metadata=meta, raw=True)
-    self.shown = [(cell, last) for cell, _ in self.shown]
+    self.shown = [(cell, last if cell in old else seen) for cell, seen in self.shown]          # one may have come meanwhile
 
 @patch
 def _ipython_display_(self: Run): monitor(self)._ipython_display_()

@@ -35,6 +35,20 @@ def test_picture_is_overtaken(run, monkeypatch):
     assert m.shown[0][1][0] == 'training, epoch 3 of 3' and m.last[0] == 'finished, 3 epochs'
 
 
+def test_cell_that_comes_meanwhile(run, monkeypatch):
+    "A cell that is displayed, with an old picture, while the last one is drawn for another: it gets the last one, too"
+    class Cell:
+        def update(self, *_, **__): self.updated = True
+    m, first, second = whole(run), Cell(), Cell()
+    m.shown, draw = [(first, 'old')], m._repr_mimebundle_
+    def slowly(): m.shown.append((second, 'old')); return draw()
+    monkeypatch.setattr(m, '_repr_mimebundle_', slowly)
+    m.keep()
+    monkeypatch.setattr(m, '_repr_mimebundle_', draw)
+    m.keep()
+    assert first.updated and second.updated and all(seen == m.last for _, seen in m.shown)
+
+
 @pytest.mark.parametrize('dark', [False, True])
 def test_bare(browser, run, dark):
     "Numbers, charts, cloud and maps are there; keys and buttons tell Python; a new state shows at once."
