@@ -64,7 +64,7 @@ class MapGrid:
 
     def read(self, idx, part, sign):
         "Slices at the corners given: pairs, `(b, q + 1, 2n)`."
-        s = (self.table[idx.flatten()].view(*idx.shape, -1)*part[..., None]).sum(-2).unflatten(-1, (-1, 2))
+        s = torch.nn.functional.embedding_bag(idx.flatten(0, 1), self.table, per_sample_weights=part.flatten(0, 1), mode='sum').view(*idx.shape[:2], -1, 2)
         s[..., 1] *= sign[..., None]
         return s.transpose(1, 2).flatten(2)
 
