@@ -194,13 +194,13 @@ def chunks(n, each, budget=2**27):      # bytes of one, and of working memory
 
 def ahead(f, items):
     "`f(item)` for each item, the next one always under way."
-    from concurrent.futures import ThreadPoolExecutor
-    with ThreadPoolExecutor(1) as pool:
+    from multiprocessing.pool import ThreadPool          # concurrent.futures refuses work while a script ends
+    with ThreadPool(1) as pool:
         last = None
         for item in items:
-            job, last = last, pool.submit(f, item)
-            if job: yield job.result()
-        if last: yield last.result()
+            job, last = last, pool.apply_async(f, (item,))
+            if job: yield job.get()
+        if last: yield last.get()
 
 def progress(items, desc, **kw):
     "A progress bar with the time left, shown once the work has taken two seconds."
