@@ -5,6 +5,7 @@ _MODULES = '''
 fourier
 pose
 hopf
+cores
 ctf
 metadata
 volume

@@ -19,6 +19,7 @@ from jaxtyping import Float, Complex
 from .fourier import Lattice, shell_mean, shift
 from .pose import Pose, angle_between, point_group, pose_error, random_rotations
 from .hopf import healpix, hopf_grid, shift_grid
+from .cores import affine
 from .metadata import pd
 from .volume import Volume, fsc, sphere_mask
 from .particles import Particles, chunks, progress
@@ -44,7 +45,7 @@ def expect(v: Seen, s: Complex[Tensor,'q n'], T: Float[Tensor,'T 2']):
     top = g.amax(1, keepdim=True)
     total = g.sub_(top).clamp_(min=-60).exp_().sum(1, keepdim=True)          # what is smaller is slow to compute (denormal numbers), and nothing
     p = g.div_(total).view(len(v), len(T), -1)
-    num = p.flatten(0, 1).T @ A.flatten(0, 1)
+    num = affine(A.flatten(0, 1).T, p.flatten(0, 1).T).T.contiguous()          # of the two ways to say it the one that moves less
     den = p.sum(1).T @ (v.ctf.square()*v.w)
     likely = (top + total.log())[:, 0] - (v.f.abs().square()*v.w).sum(1) + v.w.log().sum()
     return torch.view_as_complex(num.unflatten(1, (-1, 2))), den, likely

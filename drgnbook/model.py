@@ -6,6 +6,7 @@
 __all__ = ['sampling', 'draw', 'allowed', 'best_scale', 'Model', 'calibrate']
 
 # %% ../nbs/api/36_model.ipynb #c2a26f00
+import math
 import torch
 from torch import nn, Tensor
 from jaxtyping import Float, Int
@@ -16,7 +17,8 @@ from .fourier import Lattice, shift
 from .pose import Pose
 from .forward import render, misfit
 from .data import Data, spectra
-from .decoder import FourierMLP, at_once
+from .cores import at_once
+from .decoder import FourierMLP
 from .latent import Batch, Encoder, Table, Given
 from .orient import GivenPose, PoseTable
 from .basis import Basis, Residual
@@ -117,15 +119,16 @@ def calibrate(model: Model, data: Data, pose: Pose, envelope=True, z=None, agree
 
 # %% ../nbs/api/36_model.ipynb #32021d24
 @patch
-def parts(self: Model, b: int, m: int, most: int):      # images, coefficients; of their product, in a part
-    "Slices of images and of coefficients; whole images where a scale is fitted to each."
-    wide = m if self.scale else min(m, most)
-    high = max(1, most//wide)
+def parts(self: Model, b: int, m: int, most: int, n=1):      # images, coefficients; of their product, in a part; of parts, a multiple
+    "Slices of images and of coefficients, all about alike; whole images where a scale is fitted to each."
+    wide = m if self.scale else math.ceil(m/math.ceil(m/most))
+    turns = math.ceil(b/(n*max(1, most//wide)))
+    high = math.ceil(b/(n*turns)) if b else 1          # a worker may be left without an image
     return [(slice(i, i + high), slice(k, k + wide)) for i in range(0, b, high) for k in range(0, m, wide)]
 
 @patch
 def learn(self: Model, data: Data, i: Int[Tensor,'b'], pairs, cols: Int[Tensor,'m'], w: Float[Tensor,'m'],
-          eps=None, beta=0., share=1., up=lambda loss: loss, most=4096):      # weights of the KL and of an image in the loss; a gradient scaler's `scale`
+          eps=None, beta=0., share=1., up=lambda loss: loss, most=2048):      # weights of the KL and of an image in the loss; a gradient scaler's `scale`
     "Add the gradient of `share · Σ (misfit + beta · KL)` to the parameters; the sums of both terms, and the mean `z`."
     z, mean, kl, pose = self.sources(data, i, pairs, eps)
     held = z, pose.R, pose.t
@@ -138,9 +141,10 @@ def learn(self: Model, data: Data, i: Int[Tensor,'b'], pairs, cols: Int[Tensor,'
             term = self.misfit(data, i[a], picked[a, c], cols[c], w[c], *(x[a] for x in leaf)).sum()*(len(cols[c])/len(cols))
             grads = torch.autograd.grad(up(term*share), want)
             total, sums = total + term.detach(), [s + g for s, g in zip(sums, grads)] if sums else grads
-        return total, sums or [torch.zeros_like(x) for x in want]          # a worker may be left without an image
+        return total, sums or [torch.zeros_like(x) for x in want]
     n = torch.get_num_threads() if w.device.type == 'cpu' else 1
-    found = at_once(slope, self.parts(len(i), len(cols), min(most, 1 + len(i)*len(cols)//n)), n)
+    if len(i)*len(cols) < n*most: n, most = 1, n*most          # little work: threads would wait for Python's lock more than for each other, so the cores share each operation
+    found = at_once(slope, self.parts(len(i), len(cols), most, n), n)
     for x, *grads in zip(want, *(sums for _, sums in found)): x.grad = sum(grads, 0. if x.grad is None else x.grad)
     ends = [(x, l.grad) for x, l in zip(held, leaf) if l.grad is not None] + [(up(kl.sum()*(beta*share)), None)]*kl.requires_grad
     if ends: torch.autograd.backward(*map(list, zip(*ends)))

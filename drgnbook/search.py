@@ -17,6 +17,7 @@ from jaxtyping import Float, Complex, Int, Bool
 from .fourier import ft, shift
 from .pose import Pose
 from .hopf import hopf_children, hopf_grid, shift_grid
+from .cores import affine
 from .volume import Volume, grid
 from .data import Data
 
@@ -87,7 +88,7 @@ def gain(v: Seen, s: Complex[Tensor,'*b q n'],      # the same slices for all im
     "What each slice at each shift explains of each image: `Σ w (|f|² - |f - ctf·s|²)`."
     pairs, power, weight = torch.view_as_real(s).flatten(-2), s.abs().square(), v.ctf.square()*v.w
     if s.ndim == 3: return 2*A @ pairs.mT - weight[:, None] @ power.mT
-    return (A.flatten(0, 1) @ (2*pairs.mT)).view(len(A), -1, len(s)).sub_((weight @ power.T)[:, None])
+    return affine(A.flatten(0, 1), 2*pairs).view(len(A), -1, len(s)).sub_((weight @ power.T)[:, None])
 
 # %% ../nbs/api/32_search.ipynb #dc4002cf
 def leftover(v: Seen, r: float, most: Float[Tensor,'s']) -> Float[Tensor,'b']:      # most: the strongest slice of each ring, √Σ|s|²

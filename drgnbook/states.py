@@ -28,8 +28,7 @@ def sketch(run: Run, n=500,              # maps; fewer where there are fewer par
     some = np.arange(len(z)) if len(z) <= most else np.sort(np.random.default_rng(seed).choice(len(z), most, replace=False))
     at = np.unique(some[kmeans(z[some], min(n, len(some)), seed)[1]])
     files = [out/f'vol_{i:03d}.mrc' for i in range(len(at))]
-    for i in progress(range(0, len(at), 8), 'decoding maps'):
-        for v, path in zip(run.volumes(z[at[i:i + 8]], D), files[i:i + 8]): v.save(path)
+    for v, path in progress(zip(run.stream(z[at], D), files), 'decoding maps', total=len(at)): v.save(path)
     write_array(out/'particles.npy', at)
     return at, files
 

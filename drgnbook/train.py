@@ -60,7 +60,7 @@ class Trainer:
         self.p = sampling(data.lattice, self.o['sample'])
         self.steps = -(-len(data)//self.o['batch_size'])
         self.beta = (self.o['beta'] if self.o['beta'] is not None else 1/max(self.o['zdim'], 1))/(2*len(data.lattice))
-        self.most = 4096 if data.device.type == 'cpu' else 2**19        # frequencies in a part: what stays in a processor's cache, what fills a card
+        self.most = 2048 if data.device.type == 'cpu' else 2**19        # frequencies in a part: what stays in a processor's cache, what fills a card
         self.params = [p for g in self.optimiser.param_groups for p in g['params']]
         self.stop, self.stopped, self.told = [], False, 0.
         for m in model.modules():
