@@ -29,21 +29,22 @@ FORMULA = ('GFLOP of an image: n (4·3D·W + 6 (3W² + 2W)) + 4·2n·W + 6 (3W²
 
 CEILING = '''
 import statistics, sys, time, torch
+from drgnbook import affine
 width, rows, seconds = int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
 x, g, w = torch.randn(rows, width), torch.randn(rows, width), torch.randn(width, width)
+def rate(*three):
+    took, end = [], time.perf_counter() + seconds
+    while time.perf_counter() < end or len(took) < 6: start = time.perf_counter(); [f() for f in three]; took.append(time.perf_counter() - start)
+    return 6*rows*width*width/statistics.median(took[3:])/1e9
 y, dx, dw = torch.empty(rows, width), torch.empty(rows, width), torch.empty(width, width)
-def three(): torch.mm(x, w.T, out=y); torch.mm(g, w, out=dx); torch.mm(g.T, x, out=dw)
-for _ in range(3): three()
-took, end = [], time.perf_counter() + seconds
-while time.perf_counter() < end or len(took) < 3: start = time.perf_counter(); three(); took.append(time.perf_counter() - start)
-print(6*rows*width*width/statistics.median(took)/1e9)
+print(rate(lambda: torch.mm(x, w.T, out=y), lambda: torch.mm(g, w, out=dx), lambda: torch.mm(g.T, x, out=dw)), rate(lambda: affine(x, w), lambda: affine(g, w.T), lambda: affine(g.T, x.T)))
 '''
 
 
 def ceiling(width, threads, seconds=2.):
-    "GFLOP/s of the three float32 products of a hidden layer (forward, gradients of input and weight), by the better of two numbers of rows; medians, as those of the steps."
-    rate = lambda rows: float(subprocess.run([sys.executable, '-c', CEILING, str(width), str(rows), str(seconds)], env=env(threads), check=True, capture_output=True, text=True).stdout)
-    return max(map(rate, (2048, 16384)))
+    "GFLOP/s of the three float32 products of a hidden layer (forward, gradients of input and weight), by torch.mm and by `affine`: each by the better of two numbers of rows; medians, as those of the steps."
+    rates = lambda rows: map(float, subprocess.run([sys.executable, '-c', CEILING, str(width), str(rows), str(seconds)], env=env(threads), check=True, capture_output=True, text=True).stdout.split())
+    return [max(both) for both in zip(rates(2048), rates(16384))]
 
 
 def ours(*words): return [sys.executable, '-c', 'import sys; from drgnbook.cli import main; sys.exit(main())', *map(str, words)]
@@ -99,14 +100,14 @@ def steps(b: Bench, epochs=3):
     rows = []
     for D, width, n in STEPS:
         folder = b.set(n, D)
-        us, them, top = b.turns(lambda: our_steps(folder, b.fresh('us'), epochs, width, b.batch, b.threads),
+        us, them, tops = b.turns(lambda: our_steps(folder, b.fresh('us'), epochs, width, b.batch, b.threads),
                                 lambda: peer_steps(b.peer, folder, b.fresh('them'), epochs, width, b.batch, b.threads), lambda: ceiling(width, b.threads))
         t, p = (med([s for seconds, _ in runs for s in seconds])/n for runs in (us, them))
-        G, Gp, top = flops(D, width)/1e9, flops(D, width, n=peer_points(D))/1e9, med(top)
-        rows.append(f'| D = {D}, {width}×3 | {1e3*t:.1f} ms | {1e3*p:.1f} ms | {p/t:.2f} | {G:.2f} | {G/t:.0f} | {Gp/p:.0f} | {top:.0f} | {G/t/top:.0%} | {Gp/p/top:.0%} | {med([m for _, m in us]):.2f} | {med([m for _, m in them]):.2f} |')
+        G, Gp, (mm, best) = flops(D, width)/1e9, flops(D, width, n=peer_points(D))/1e9, map(med, zip(*tops))
+        rows.append(f'| D = {D}, {width}×3 | {1e3*t:.1f} ms | {1e3*p:.1f} ms | {p/t:.2f} | {G:.2f} | {G/t:.0f} | {Gp/p:.0f} | {mm:.0f} | {G/t/mm:.0%} | {Gp/p/mm:.0%} | {best:.0f} | {G/t/best:.0%} | {med([m for _, m in us]):.2f} | {med([m for _, m in them]):.2f} |')
         print(rows[-1], flush=True)
     return [f'### A training step, time of an image (batches of {b.batch}, float32)', '', FORMULA, '',
-            '| | drgnbook | cryodrgn | ratio | GFLOP | GFLOP/s | cryodrgn\'s | matrix products | share | cryodrgn\'s | peak GB | cryodrgn\'s |', '|---|---|---|---|---|---|---|---|---|---|---|---|', *rows]
+            '| | drgnbook | cryodrgn | ratio | GFLOP | GFLOP/s | cryodrgn\'s | torch.mm | share | cryodrgn\'s | affine | share | peak GB | cryodrgn\'s |', '|---'*14 + '|', *rows]
 
 
 def whole(b: Bench, D, n, epochs=5):

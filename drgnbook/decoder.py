@@ -124,7 +124,7 @@ def to_volume(decoder,                                   # (k, z) → coefficien
               D: int,                                    # box of the result, px
               apix: float,                               # its voxel size, Å
               scale=1.,                                  # factor for the density
-              device='cpu', chunk=2**13,                 # frequencies × points at a time
+              device='cpu', chunk=2**12,                 # frequencies × points at a time
              ) -> list[Volume]:                          # one a point, on the CPU
     "Real-space densities of a decoder at several `z`, by its half-ball; zero at the border of the box."
     if z is not None and len(z) > 16: return [v for some in z.split(16) for v in to_volume(decoder, some, D, apix, scale, device, chunk)]
