@@ -75,10 +75,13 @@ def resume(self: Run, epochs=None,      # a new total, to train longer
     if where not in ('here', 'thread', 'process'): raise ValueError(f"where is 'here', 'thread' or 'process', found {where!r}")
     if self.training and self.asked('pause'): self.granted('pause'); return self
     if self.training: raise RunError(f'{self.folder} is being trained by another process or thread: run.wait() for it, or run.stop() it first')
+    if self.queued == 'waiting': raise RunError(f'{self.folder} waits to be trained as job {self.job.id}: run.wait() for it, or run.stop() it first')
     if epochs is not None: _set(self, epochs=epochs)
     words = ['resume', str(self.folder.absolute()), '--device', self.device.split(':')[0]]
     if cluster: print(submit(words, self.folder, cluster, workers=devices if devices > 1 else None, **job).why)
-    else: _start(self, where, devices, words)
+    else:
+        if not self.queued: (self.folder/'job.json').unlink(missing_ok=True)          # an earlier job, which has ended; not the one that this may be a part of
+        _start(self, where, devices, words)
     return self
 
 def _set(run, **changed):
@@ -91,19 +94,21 @@ def wait(self: Run) -> Run:
     "Wait until nobody trains it any more; Ctrl-C stops the training gracefully. What went wrong there is raised here."
     key = self.folder.absolute()
     try:
-        while _alive(key) or self.training: time.sleep(.05)
+        while _alive(key) or self.training or self.queued: time.sleep(.05)
     except KeyboardInterrupt: return self.stop()
     thread, child = _beside.pop(key, None), _apart.pop(key, None)
     if thread and thread.error: raise thread.error
     if child and child.returncode and self.live.get('state') != 'failed': raise RunError(f'the process that trained {self.folder} ended with {child.returncode}: {(self.folder/"log.txt").read_text()[-500:]}')
     if self.live.get('state') == 'failed': raise RunError(self.live['why'])
+    if self.fate and self.job.ended != 'cancelled': raise RunError(f'{self.fate}\nrun.resume() goes on from the last checkpoint')
     return self
 
 @patch
 def stop(self: Run) -> Run:
-    "Have a checkpoint written and the training end, wherever it is; returns when it has."
+    "Have a checkpoint written and the training end, wherever it is (a job that waits is taken out of the queue); returns when it has."
     if self.training: self.ask('stop')
-    while self.training or _alive(self.folder.absolute()): time.sleep(.05)
+    elif self.queued: self.job.cancel()
+    while self.training or self.queued or _alive(self.folder.absolute()): time.sleep(.05)
     return self
 
 @patch

@@ -22,6 +22,7 @@ from .metadata import atomic, pd, write_array, write_json
 from .particles import Particles, progress
 from .data import load_data
 from .model import Model, draw, sampling
+from .cluster import Job
 
 # %% ../nbs/api/40_run.ipynb #7894a725
 class RunError(RuntimeError): "A run that cannot go on, and why."
@@ -132,13 +133,36 @@ def training(self: Run) -> bool:
     return live.get('state') in ('preparing', 'training', 'paused') and live['host'] != socket.gethostname() and time.time() - live['time'] < 120
 
 @patch(as_prop=True)
+def job(self: Run) -> Job|None:
+    "Its last job on a cluster; None if it never was one."
+    return Job.load(self.folder) if (self.folder/'job.json').exists() else None
+
+@lru_cache(64)
+def _job_state(job, now): return job.state
+
+@patch(as_prop=True)
+def queued(self: Run) -> str:
+    "What the cluster says of a job that has not ended: 'waiting', 'running' or 'unknown'; '' of any other run."
+    state = self.job and _job_state(self.job, time.monotonic()//2)
+    return state if state in ('waiting', 'running', 'unknown') else ''
+
+@patch(as_prop=True)
+def fate(self: Run) -> str:
+    "How its job ended, if the training could not say so itself; '' if it could."
+    job = self.job
+    if not job or self.live.get('state') in ('stopped', 'failed', 'finished'): return ''
+    return job.why if _job_state(job, time.monotonic()//2) not in ('waiting', 'running', 'unknown', 'done') else ''
+
+@patch(as_prop=True)
 def state(self: Run) -> str:
-    "In a few words: not begun, preparing, training, paused, stopped, failed (and why) or finished."
+    "In a few words: not begun, waiting or starting (a job), preparing, training, paused, stopped, failed (and why) or finished."
     done, epochs, live = len(self.history), self.options['epochs'], self.live
     if self.training: return f'{live.get("state", "preparing")}, epoch {done + 1} of {epochs}'
-    if not done and not (self.folder/'live.json').exists(): return f'not begun, {epochs} epochs'
     if done >= epochs: return f'finished, {done} epoch{"s"*(done != 1)}'
-    return (f'failed in epoch {done + 1} of {epochs}: {live["why"]}' if live.get('state') == 'failed' else f'stopped in epoch {done + 1} of {epochs}')
+    if self.queued: return dict(waiting='waiting', running='starting', unknown='out of sight').get(self.queued, 'ending') + f', job {self.job.id}'
+    why = live['why'] if live.get('state') == 'failed' else self.fate.partition(chr(10))[0]
+    if not done and not live: return f'not begun, {epochs} epochs' + f': {why}'*bool(why)
+    return f'{"failed" if live.get("state") == "failed" else "stopped"} in epoch {done + 1} of {epochs}' + f': {why}'*bool(why)
 
 @patch
 def ask(self: Run, wish: str):      # 'stop', 'pause', 'checkpoint'

@@ -1,8 +1,9 @@
 "Training with several workers and as a job: the same numbers, and a folder that stays good whatever happens."
-import json, signal, subprocess, sys, time
+import json, os, re, signal, subprocess, sys, time
 
 import numpy as np, pytest, torch
 from drgnbook.cluster import ClusterError, Job, torchrun
+from drgnbook.metadata import write_json
 from drgnbook.run import Run, RunError
 from drgnbook.simulate import simulate
 from drgnbook.fit import fit
@@ -93,9 +94,39 @@ def test_the_card_is_full(ps, tmp_path, monkeypatch):
 def test_as_a_job(ps, tmp_path):
     "submitit's local executor: `fit` returns at once, the folder tells the rest, a second start is refused, the end is the same."
     run = fit(ps, out=tmp_path/'run', cluster='local', gpus=0, **QUICK)
-    job = Job.load(run.folder)
-    assert job.wait(120, every=.5) == 'done', job.why
+    assert run.job.id and run.state.split(',')[0] in ('starting', 'preparing', 'training', 'finished')
+    run.wait()
+    assert run.job.wait(120, every=.5) == 'done', run.job.why
     assert near(run, fit(ps, out=tmp_path/'whole', **QUICK), 0) and run.state == 'finished, 2 epochs'
+
+
+def test_a_job_that_is_lost(ps, tmp_path):
+    "Killed, it could not say so; the run does, and goes on here."
+    run = fit(ps, out=tmp_path/'run', cluster='local', gpus=0, **dict(QUICK, epochs=500))
+    while not run.checkpoints: assert run.training or run.queued, run.job.why; time.sleep(.05)
+    family = [int(run.job.id)]
+    for pid in family: family += map(int, subprocess.run(['pgrep', '-P', str(pid)], capture_output=True, text=True).stdout.split())
+    for pid in reversed(family): os.kill(pid, signal.SIGKILL)
+    with pytest.raises(RunError, match=r'job \d+ ended without a word(.|\n)*resume'): run.wait()
+    assert re.fullmatch(r'stopped in epoch \d+ of 500: job \d+ ended without a word:?', run.state)
+    epochs = len(run.history) + 1
+    assert run.resume(epochs=epochs).state == f'finished, {epochs} epochs' and run.job is None
+
+
+def test_a_job_that_waits(ps, tmp_path, monkeypatch):
+    "In a queue, and taken out of it, before anything has begun."
+    run, says, asked = fit(ps, out=tmp_path/'run', **QUICK), ['waiting'], []
+    for name in ('live.json', 'history.csv'): (run.folder/name).unlink()
+    write_json(run.folder/'job.json', dict(id='7', cluster='slurm', ended=''))
+    monkeypatch.setattr('drgnbook.cluster._slurm_state', lambda id: says[-1])
+    monkeypatch.setattr('drgnbook.run._job_state', lambda job, now: job.state)
+    monkeypatch.setattr(Job, 'cancel', lambda job: (asked.append(job.id), says.append('cancelled')))
+    assert run.state == 'waiting, job 7' and 'waiting, job 7' in repr(run)
+    with pytest.raises(RunError, match=r'job 7: run.wait\(\) for it, or run.stop'): run.resume()
+    assert run.stop().state == 'not begun, 2 epochs: job 7 was cancelled' and asked == ['7']
+    for state, words in [('out of time', 'ran out of time'), ('node failed', 'lost its machine')]:
+        says.append(state)
+        with pytest.raises(RunError, match=f'job 7 {words}'): run.wait()
 
 
 def test_end_is_a_request(ps, tmp_path):
