@@ -248,6 +248,22 @@ class TestSlurm:
         job = job_of(tmp_path, 20, 'slurm', nodes=2)
         assert job.wait(60, every=.2) == 'done' and 'saved at 20 of 20 by 4' in job.log, job.why
 
+    def test_fit(self, cluster, tmp_path):
+        "The call of a notebook: two machines train one run, which a monitor follows; ended from outside, it says so, and goes on here"
+        from drgnbook import fit, monitor, simulate
+        ps = simulate(n=100, D=32, snr=1., junk=0., out=tmp_path/'set')
+        run = fit(ps, zdim=2, width=32, epochs=2000, out=tmp_path/'run', device='cpu', cluster='slurm', nodes=2, gpus=0)
+        assert run.state.split(',')[0] in ('waiting', 'starting', 'preparing', 'training')
+        until(lambda: run.checkpoints and run.training, 120)
+        seen = monitor(run)
+        until(lambda: seen.live.get('state') == 'training' and seen.live['done'])
+        assert run.live['workers'] == 2
+        subprocess.run(['scancel', run.job.id], check=True)
+        run.wait()
+        epochs = len(run.history) + 1
+        assert run.state.startswith(f'stopped in epoch {epochs} of 2000'), run.state
+        assert run.resume(epochs=epochs, where='here').state == f'finished, {epochs} epochs'
+
     def test_a_worker_dies(self, cluster, tmp_path):
         "On the second node: the first does not wait for it"
         toy = script(tmp_path, """
