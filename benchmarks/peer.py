@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 import numpy as np, torch
 from fastcore.script import call_parse
+from drgnbook import CRYODRGN
 from gpu import flops
 from sets import Peer, child, env, linear_set, machine
 
@@ -50,10 +51,15 @@ def ceiling(width, threads, seconds=2.):
 def ours(*words): return [sys.executable, '-c', 'import sys; from drgnbook.cli import main; sys.exit(main())', *map(str, words)]
 
 
+def flags(**options):
+    "Options of `fit`, as its command line has them."
+    return [w for k, v in options.items() for w in ([f'--no-{k}'] if v is False else [f'--{k}', v])]
+
+
 def our_fit(folder, out, epochs, width, batch, same=True):
     "The command line of a training: the peer's mathematics (all coefficients, an encoder of all of them), or the defaults."
-    alike = ['--z', 'encoder', '--sample', 1, '--no-noise', '--no-envelope', '--sigma', .5, '--encoder_res', .1, '--encoder_width', width, '--lr', 1e-4, '--batch_size', batch]
-    return ours('fit', folder/'particles.star', '--out', out, '--zdim', ZDIM, '--epochs', epochs, '--width', width, '--precision', 'float32', '--device', 'cpu', *(alike if same else []))
+    o = dict(zdim=ZDIM, epochs=epochs, width=width, precision='float32', device='cpu')
+    return ours('fit', folder/'particles.star', '--out', out, *flags(**dict(CRYODRGN, encoder_width=width, batch_size=batch, **o) if same else o))
 
 
 def our_steps(folder, out, epochs, width, batch, threads):
@@ -143,12 +149,10 @@ def volumes(b: Bench, D=128, widths=((256, 20), (1024, 2))):
         def peers(q):
             np.savetxt(b.tmp/'z.txt', z[:q])
             return child(b.peer.command('eval_vol', them/'weights.pkl', '-c', them/'config.yaml', '--zfile', b.tmp/'z.txt', '-o', b.fresh('maps')), b.threads)
-        p, mp = seconds_a_map(peers, maps)
-        (runs,) = b.turns(lambda: seconds_a_map(lambda q: our(D, q), maps))
-        t, m = map(med, zip(*runs))
+        (t, m), (p, mp) = (map(med, zip(*runs)) for runs in b.turns(lambda: seconds_a_map(lambda q: our(D, q), maps), lambda: seconds_a_map(peers, maps)))
         rows.append(f'| {width}×3, {maps} maps | {t:.2f} s | {p:.2f} s | {p/t:.2f} | {m:.2f} | {mp:.2f} |')
         print(rows[-1], flush=True)
-    return [f'### A map at {D}³ (cryodrgn once)', '', '| | drgnbook | cryodrgn eval_vol | ratio | peak GB | cryodrgn\'s |', '|---|---|---|---|---|---|', *rows]
+    return [f'### A map at {D}³', '', '| | drgnbook | cryodrgn eval_vol | ratio | peak GB | cryodrgn\'s |', '|---|---|---|---|---|---|', *rows]
 
 
 PREVIEWS = '''

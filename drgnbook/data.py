@@ -40,13 +40,16 @@ class Data:
         pairs, at = self.read(i)
         return self.lists(i, pairs[at])
 
-def _reader(cache, rows, device):
-    "Pairs by particle: held on the card when they take less than half of its free memory, read from disk otherwise."
+def _fits(size, device) -> bool:
+    "Do so many bytes take less than half of a card's free memory?"
+    return torch.device(device).type == 'cuda' and size < torch.cuda.mem_get_info(device)[0]/2
+
+def _reader(cache, rows, device, hold: bool):
+    "Pairs by particle: all held on the device, or read from disk when asked for."
     def read(i):
         pairs, at = cache.read(rows[i.cpu().numpy()])
         return torch.from_numpy(pairs).to(device), torch.from_numpy(at).to(device)
-    size = len(rows)*cache.row_bytes
-    if torch.device(device).type != 'cuda' or size > torch.cuda.mem_get_info(device)[0]/2: return read
+    if not hold: return read
     held = torch.cat([pairs[at] for pairs, at in map(read, torch.arange(len(rows)).split(2**28//cache.row_bytes + 1))])      # 256 MB of the host's memory at a time
     return lambda i: (held, i)
 
@@ -54,7 +57,7 @@ def load_data(ps: Particles, noise=True, device='cpu') -> Data:
     "The cache, CTFs and noise weights of a particle set."
     cache, lattice = ps.cache(), Lattice(ps.D, ps.apix, device=device)
     power = ps.noise_power().clamp(min=1e-2).to(device) if noise else torch.ones(ps.D//2, device=device)
-    return Data(lattice, _reader(cache, ps.rows, device), ps.ctf.to(device), ps.signs.to(device), 1/power[lattice.shell])
+    return Data(lattice, _reader(cache, ps.rows, device, _fits(len(ps)*cache.row_bytes, device)), ps.ctf.to(device), ps.signs.to(device), 1/power[lattice.shell])
 
 # %% ../nbs/api/24_data.ipynb #58641950
 def shuffled(N: int,                 # particles

@@ -49,6 +49,12 @@ def _optimiser(model, o):
               dict(params=list(model.latent.parameters()) if table else [], rel=20.), dict(params=list(model.pose.parameters()), rel=o['pose_lr'])]
     return torch.optim.Adam([g for g in groups if g['params']], lr=o['lr'], fused=True)
 
+def _room(data, o):
+    "Frequencies in a part: what stays in a processor's cache; what fits half of a card's free memory, a dozen bytes for each number that a layer makes."
+    if data.device.type == 'cpu': return 2**11
+    numbers = 3*data.lattice.D + (o['depth'] + 2)*o['width']
+    return min(2**19, max(2**12, torch.cuda.mem_get_info(data.device)[0]//(24*numbers))) if data.device.type == 'cuda' else 2**17
+
 class Trainer:
     "Everything that a training holds in memory: made from a run's folder, gone without loss."
     def __init__(self, run: Run, data: Data, model: Model, team=Team()):
@@ -60,7 +66,7 @@ class Trainer:
         self.p = sampling(data.lattice, self.o['sample'])
         self.steps = -(-len(data)//self.o['batch_size'])
         self.beta = (self.o['beta'] if self.o['beta'] is not None else 1/max(self.o['zdim'], 1))/(2*len(data.lattice))
-        self.most = 2048 if data.device.type == 'cpu' else 2**19        # frequencies in a part: what stays in a processor's cache, what fills a card
+        self.most = _room(data, self.o)
         self.params = [p for g in self.optimiser.param_groups for p in g['params']]
         self.stop, self.stopped, self.told = [], False, 0.
         for m in model.modules():

@@ -2,11 +2,16 @@
 import json, os, re, signal, subprocess, sys, time
 
 import numpy as np, pytest, torch
+from types import SimpleNamespace
 from drgnbook.cluster import ClusterError, Job, torchrun
+from drgnbook.data import _fits, _reader
+from drgnbook.decoder import FourierMLP
+from drgnbook.fourier import Lattice
 from drgnbook.metadata import write_json
-from drgnbook.run import Run, RunError
+from drgnbook.run import Run, RunError, pick_device
 from drgnbook.simulate import simulate
-from drgnbook.fit import fit
+from drgnbook.fit import CRYODRGN, _defaults, fit
+from drgnbook.train import _room
 
 QUICK = dict(zdim=2, z='encoder', pose='table', width=32, encoder_width=32, epochs=2, sample=.3, batch_size=24, device='cpu')
 
@@ -89,6 +94,36 @@ def test_the_card_is_full(ps, tmp_path, monkeypatch):
     assert near(run, whole, 1e-5)
     monkeypatch.setattr(Model, 'learn', lambda *a, **kw: (_ for _ in ()).throw(torch.cuda.OutOfMemoryError('out of memory')))
     with pytest.warns(UserWarning), pytest.raises(RunError, match='the card is full even with'): fit(ps, out=tmp_path/'none', **QUICK)
+
+
+def test_what_a_card_is_given(ps, monkeypatch):
+    "The card with most free memory; steps, parts and images as it has room for them. No card was there when this was written: its memory is made up."
+    free = [3*2**30, 11*2**30, 5*2**30]
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 3)
+    monkeypatch.setattr(torch.cuda, 'is_bf16_supported', lambda **_: True)
+    monkeypatch.setattr(torch.cuda, 'mem_get_info', lambda i: (free[torch.device(i).index if not isinstance(i, int) else i], 80*2**30))
+    assert pick_device() == 'cuda:1'
+    none = dict(batch_size=None, lr=None, decoder=None, precision=None, zdim=8)
+    picked = lambda N, z: (lambda o: (o['batch_size'], o['decoder'], o['precision']))(_defaults(dict(none, z=z), 'cuda', N))
+    assert picked(100, 'subspace') == (64, 'residual', 'bfloat16') and picked(100, 'encoder') == (8, 'field', 'bfloat16') and picked(20_000, 'encoder') == (64, 'field', 'bfloat16')
+    room = lambda D, width, i: _room(SimpleNamespace(device=torch.device(f'cuda:{i}'), lattice=SimpleNamespace(D=D)), dict(depth=3, width=width))
+    assert room(128, 1024, 1) > 2*room(128, 1024, 2) and room(64, 256, 1) <= 2**19 and room(128, 1024, 1)*(3*128 + 5*1024)*12 <= free[1]/2
+    assert _fits(5*2**30, 'cuda:1') and not _fits(5*2**30, 'cuda:2') and not _fits(1, 'cpu')
+
+
+def test_images_held_or_read(ps):
+    i = torch.tensor([7, 3, 99, 3])
+    seen = [pairs[at] for pairs, at in (_reader(ps.cache(), ps.rows, 'cpu', hold)(i) for hold in (True, False))]
+    assert torch.equal(*seen) and seen[0].shape[0] == 4 and not torch.equal(seen[0][0], seen[0][1])
+
+
+def test_cryodrgn_in_a_word(ps, tmp_path):
+    "All coefficients, an encoder of all of them, a field alone, no weights, no envelope."
+    run = fit(ps, zdim=2, out=tmp_path/'run', device='cpu', **dict(CRYODRGN, width=16, encoder_width=16, epochs=1))
+    o, n = run.options, len(Lattice(32, 1.))
+    assert (o['z'], o['sample'], o['noise'], o['lr'], o['batch_size'], run.config['m']) == ('encoder', 1., False, 1e-4, 16, n)
+    assert isinstance(run.model.decoder, FourierMLP) and bool((run.model.decoder.envelope == 1).all())
 
 
 def test_as_a_job(ps, tmp_path):
