@@ -131,9 +131,15 @@ def test_weights(ps, truth):
     assert score(good) > score(None) + .03
 
 @pytest.mark.parametrize('words, said', [(dict(weights=[1.]*3), '600 numbers'), (dict(weights=[float('nan')]*600), '600 numbers'), (dict(weights=[0.]*600), 'two particles or more, found 0'), (dict(symmetry='Q2'), 'Cn, Dn'),
-                                         (dict(mask=torch.ones(3, 3, 3)), '(3, 3, 3)')])
+                                         (dict(mask=torch.ones(3, 3, 3)), '(3, 3, 3)'),
+                                         (dict(mask=Volume(torch.ones(16, 16, 16), 24.)), 'the maps have (32, 32, 32)'), (dict(mask=Volume(torch.ones(32, 32, 32), 24.)), 'voxels of 24 Å'), (dict(mask=-torch.ones(32, 32, 32)), 'from 0 to 1')])
 def test_reconstruct_says_what_is_wrong(ps, unchecked, words, said):
     with pytest.raises(ValueError, match=said.replace('(', r'\(').replace(')', r'\)')): reconstruct(ps, **words)
+
+def test_mask_is_an_array_or_a_volume(ps):
+    m = sphere_mask(32, 6., 3.)
+    a, b, c = (reconstruct(ps[:200], mask=mask) for mask in (m, Volume(m, ps.apix), None))
+    assert torch.equal(a.fsc, b.fsc) and torch.equal(a.fsc, fsc(*a.halves, m)) and not torch.equal(a.fsc, c.fsc)
 
 def test_one_half_only(ps):
     with pytest.raises(ValueError, match='in one half'): reconstruct(ps, weights=(np.arange(600) % 2).astype(float))
@@ -225,6 +231,8 @@ def test_evidence_without_latent_space(folder, ps):
     e = run.evidence()
     assert e.n == 60 and e.bandwidth == 0
     with pytest.raises(ValueError, match='leave z out'): run.evidence([0.])
+    with pytest.raises(ValueError, match=r'\(1, 1, 1\).*\(32, 32, 32\) of 12.5 Å.*resample'): run.evidence(mask=torch.ones(1, 1, 1))
+    assert torch.equal(run.evidence(mask=Volume(sphere_mask(32), ps.apix)).fsc, e.fsc)
 
 def test_evidence_reads_the_neighbours_only(folder, ps, monkeypatch):
     run = fit(ps, zdim=1, z=np.linspace(-1, 1, 600)[:, None].astype(np.float32), epochs=1, width=16, depth=1, out=folder/'line', device='cpu')
