@@ -13,6 +13,7 @@ from drgnbook.postprocess import postprocess
 from drgnbook.reconstruct import Accumulator, reconstruct, snr_of, solve
 from drgnbook.simulate import simulate
 from drgnbook.fit import fit
+from drgnbook.run import Run
 from drgnbook.verify import Verdict
 from drgnbook.volume import Volume, fsc, radius, resolution, sphere_mask
 
@@ -241,3 +242,21 @@ def test_evidence_reads_the_neighbours_only(folder, ps, monkeypatch):
     e = run.evidence([-1.], radius=.1)
     assert sorted(rows) == list(range(30)) and e.n == 30 and abs(e.bandwidth - .0968) < 1e-3      # 600 points, 2/599 apart
     assert e.tried[0][0] == 30 and e.show() is not None
+
+@pytest.mark.parametrize('asked, used', [('cuda:1', 'cuda:1'), ('mps', 'cpu'), ('cpu', 'cpu')])
+def test_evidence_is_where_the_run_is(folder, ps, monkeypatch, asked, used):
+    "Backprojected on the run's card, which is feigned here; Apple's has no double precision"
+    run = fit(ps[:60], zdim=0, epochs=1, width=16, depth=1, out=folder/f'on {asked}', device='cpu')
+    known, seen = run.evidence(), []
+    monkeypatch.setattr('drgnbook.evidence.Accumulator', lambda D, device='cpu': seen.append(str(device)) or Accumulator(D))
+    monkeypatch.setattr(Run, 'volume', lambda self, z=None: known.decoder)
+    e = replace(run, device=asked).evidence()
+    assert seen[:2] == [used, used] and torch.equal(e.fsc, known.fsc)
+
+@pytest.mark.cuda
+def test_evidence_on_a_card(folder, ps):
+    "The same as on the CPU, and the maps are there"
+    run = fit(ps, zdim=1, z=np.linspace(-1, 1, 600)[:, None].astype(np.float32), epochs=1, width=16, depth=1, out=folder/'card', device='cuda')
+    card, host = (replace(run, device=d).evidence([-.5]) for d in ('cuda', 'cpu'))
+    assert {x.device.type for x in (card.volume.data, card.fsc, card.against, *(v.data for v in card.halves))} == {'cpu'}
+    assert [t[:2] for t in card.tried] == [t[:2] for t in host.tried] and card.volume.fsc(host.volume)[1:12].min() > .999 and (card.fsc - host.fsc).abs().max() < .01
