@@ -13,7 +13,7 @@ import numpy as np, torch
 
 # %% ../nbs/api/55_states.ipynb #0e091d1b
 from .metadata import pd, write_array
-from .volume import Volume
+from .volume import Volume, trim_series
 from .particles import progress
 from .run import Run
 from .landscape import PALETTE, _points, kmeans
@@ -29,6 +29,7 @@ def sketch(run: Run, n=500,              # maps; fewer where there are fewer par
     at = np.unique(some[kmeans(z[some], min(n, len(some)), seed)[1]])
     files = [out/f'vol_{i:03d}.mrc' for i in range(len(at))]
     for v, path in progress(zip(run.stream(z[at], D), files), 'decoding maps', total=len(at)): v.save(path)
+    trim_series(out, 'vol', len(at), 3)
     write_array(out/'particles.npy', at)
     return at, files
 
