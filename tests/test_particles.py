@@ -179,6 +179,7 @@ def test_empty_selection(ps, tmp_path, what, says):
     before = sorted(tmp_path.rglob('*'))
     with pytest.raises(ValueError, match=says): what(ps[ps.table.dfu < 0], tmp_path/'run')
     assert sorted(tmp_path.rglob('*')) == before
-    with pytest.raises(ValueError, match='no particles to show'): ps.gallery([])
 
-def test_gallery_of_few(ps): assert [len(ps[:n].gallery().axes) for n in (1, 9, 60)] == [8, 16, 16]
+def test_gallery_of_few(ps):
+    assert [len(ps[:n].gallery().axes) for n in (1, 9, 60)] == [8, 16, 16]
+    with pytest.raises(ValueError, match='no particles to show'): ps.gallery([])
