@@ -6,14 +6,14 @@
 __all__ = ['unexplained', 'neighbourhoods', 'Evidence']
 
 # %% ../nbs/api/53_evidence.ipynb #63293ff2
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 import numpy as np, torch
 from torch import Tensor
 from jaxtyping import Float
 from fastcore.basics import patch
 
 # %% ../nbs/api/53_evidence.ipynb #d3bc9f7b
-from .volume import Volume, fsc, resolution, sphere_mask
+from .volume import Volume, fsc, mask_of, resolution, sphere_mask
 from .reconstruct import Accumulator, believed, halves_of, insert, places, solve
 from .subspace import vote
 from .run import Run
@@ -82,16 +82,21 @@ def _sizes(order, distance, half, w, radius):
         raise ValueError(f'two half-maps need a particle each, found {len(voting)} of {len(order)}{within}: ' + ('give a larger radius' if radius is not None else 'a map of one particle proves nothing'))
     return sizes
 
-def _by_size(ps, order, half, w, sizes):
+def _home(rec):
+    "A reconstruction on the CPU, where the decoder's maps are."
+    home = lambda v: replace(v, data=v.data.cpu())
+    return replace(rec, volume=home(rec.volume), halves=tuple(map(home, rec.halves)), fsc=rec.fsc.cpu())
+
+def _by_size(ps, order, half, w, sizes, device='cpu'):
     "For each size the reconstruction and its score, until it has been worse twice; what was added stays."
-    accs, aside, best, worse = [Accumulator(ps.D) for _ in range(2)], None, np.inf, 0
+    accs, aside, best, worse = [Accumulator(ps.D, device) for _ in range(2)], None, np.inf, 0
     for a, b in zip([0, *sizes], sizes):
         i = order[a:b]
         insert(ps[i], accs, half[i], w[i])
         aside = aside or [_copy(x) for x in accs]             # the nearest, that maps of the other half must explain
         rec = solve(list(accs), ps.apix)
         score = sum(unexplained(believed(rec.halves[h], rec.fsc), aside[1 - h]) for h in (0, 1))/sizes[0]
-        yield b, rec, score
+        yield b, _home(rec), score
         best, worse = min(best, score), 0 if score < best else worse + 1
         if worse == 2: return
 
@@ -103,18 +108,17 @@ def _copy(acc: Accumulator) -> Accumulator:
 @torch.no_grad()
 def evidence(self: Run, z=None,      # a point of the latent space, `(zdim,)`
              radius=None,            # in units of z, of the ball of particles; by cross-validation if None
-             mask=None,              # for the FSCs, "D D D"; a soft ball if None
+             mask=None,              # for the FSCs, "D D D" or `Volume`; a soft ball if None
             ) -> Evidence:
     "Kernel regression at a latent point: half-maps from the particles near it, their FSC, and how far the decoder's map agrees."
     order, distance = _nearest_first(self, z)
     ps, w = self.particles, _weights(self)
     if self.options['pose'] != 'given': ps = ps.with_poses(self.pose)
-    half = halves_of(ps)
+    mask, half = sphere_mask(ps.D) if mask is None else mask_of(mask, ps.D, ps.apix), halves_of(ps)
     sizes = _sizes(order, distance, half, w, radius if self.options['zdim'] else np.inf)      # without a latent space, all
-    found = list(_by_size(ps, order, half, w, sizes))
+    found = list(_by_size(ps, order, half, w, sizes, self.device if self.device.startswith('cuda') else 'cpu'))      # Apple's has no float64
     n, rec, _ = min(found, key=lambda x: x[2])
     v, decoder, used = rec.volume, self.volume(z), w[order[:n]]
-    mask = sphere_mask(v.D) if mask is None else mask
     return Evidence(None if z is None else np.asarray(z), v, rec.halves, fsc(*rec.halves, mask), float(used.sum()**2/used.square().sum()), float(distance[n - 1]), [(m, float(distance[m - 1]), s) for m, _, s in found], decoder, fsc(v, decoder, mask))
 
 def _show(e: Evidence):

@@ -15,7 +15,7 @@ from fastcore.basics import patch
 
 # %% ../nbs/api/57_export.ipynb #19c195fc
 from .metadata import atomic, pd
-from .volume import Volume
+from .volume import Volume, trim_series
 from .cxc import play_morph, play_series, recorded, side_by_side, write_cxc
 from .surface import surface, write_movie
 from .particles import progress
@@ -48,11 +48,13 @@ def export_maps(maps, out,               # an iterable of `Volume`s of one box; 
         levels.append(_level(v)); half = max(half, 1.1*_reach(v, level or levels[0]))
         paths.append(v.save(out/f'{stem}_{len(paths):02d}.mrc'))
     if not paths: raise ValueError('no maps to write')
+    trim_series(out, stem, len(paths))
     level, n = level or levels[0], len(paths)
     scripts = dict(beside=side_by_side(paths, out, levels, colours or [PALETTE[i % 8] for i in range(n)]))
     if n > 1:
         scripts |= dict(series=play_series(paths, out, level, colour), morph=(morph := play_morph(paths, out, level, colour)))
         scripts['film'] = recorded(morph, out/f'{stem}_chimerax.mp4', out, 20*(n - 1))
+    for name in {'series', 'morph', 'film'} - scripts.keys(): (out/f'{stem}_{name}.cxc').unlink(missing_ok=True)      # of maps that are gone
     done = [*paths, *(write_cxc(out/f'{stem}_{name}.cxc', lines) for name, lines in scripts.items())]
     return done + ([write_movie(_film(paths, level, half, px, colour), out/f'{stem}{movie}', fps)] if movie else [])
 

@@ -14,6 +14,7 @@ import numpy as np, torch
 
 # %% ../nbs/api/50_landscape.ipynb #acf8a9cb
 from .metadata import atomic
+from .volume import trim_series
 from .particles import progress
 from .foreign import Run      # that opens cryoDRGN's folders too
 
@@ -137,6 +138,7 @@ def gmm(z, k=None,                   # number of Gaussians; chosen by BIC from 1
     "Gaussian mixture: labels `(N,)`, largest group first, and the probability of each group `(N, k)`."
     from sklearn.mixture import GaussianMixture
     z = _points(z)
+    if len(z) < 2: raise ValueError('a mixture of Gaussians needs two particles or more, found 1')
     if k is not None and not 1 <= k <= len(z): raise ValueError(f'k lies between 1 and the number of particles, {len(z)}; found {k}')
     some, more = _sample(z, max(few, k or 0), seed), _sample(z, most, seed)
     fits = [GaussianMixture(j, n_init=3, random_state=seed).fit(some) for j in ([k] if k else range(1, min(10, len(some)) + 1))]
@@ -179,6 +181,7 @@ def show_volumes(volumes, titles=None, ncols=5):
     "Projections of several volumes along z, on one grey scale; returns a figure."
     import matplotlib.pyplot          # with it a kernel learns to display figures
     from matplotlib.figure import Figure
+    if not len(volumes): raise ValueError('no maps to show')
     rows = -(-len(volumes)//ncols)
     fig = Figure(figsize=(1.5*ncols, 1.65*rows), dpi=80, layout='tight')
     img = [v.data.sum(0).cpu().numpy() for v in volumes]
@@ -226,6 +229,20 @@ class Landscape:
         plt.close(fig)
         return fig
 
+def _write(found, out, D, pcs):
+    "The files of a landscape; maps of one before, of more groups or components, go."
+    out.mkdir(parents=True, exist_ok=True)
+    run, z = found.run, found.run.z
+    with atomic(out/'landscape.npz') as tmp: np.savez(tmp, z=z, umap=found.umap, pca=found.pca.coords, labels=found.labels, centres=found.centres)
+    for j, v in enumerate(found.volumes): v.save(out/f'kmeans_{j:02d}.mrc')
+    trim_series(out, 'kmeans', len(found.volumes))
+    for c in range(z.shape[1]):
+        maps = run.volumes(z[pc_path(z, c)], D) if c < pcs else []
+        for j, v in enumerate(maps): v.save(out/f'pc{c + 1}_{j}.mrc')
+        trim_series(out, f'pc{c + 1}', len(maps), 1)
+    for name, fig in (('umap', found.show()), ('kmeans', show_volumes(found.volumes))):
+        with atomic(out/f'{name}.png') as tmp: fig.savefig(tmp)
+
 def analyse(run: Run, k=20,              # k-means groups
             pcs=2,                       # components to walk along
             D: int|None = None,          # box of the densities, px
@@ -236,11 +253,5 @@ def analyse(run: Run, k=20,              # k-means groups
     k = min(k, len(z))
     labels, centres = kmeans(z, k, seed)
     found = Landscape(run, pca(z), umap(z, seed=seed), labels, centres, run.volumes(z[centres], D))
-    out.mkdir(parents=True, exist_ok=True)
-    with atomic(out/'landscape.npz') as tmp: np.savez(tmp, z=z, umap=found.umap, pca=found.pca.coords, labels=labels, centres=centres)
-    for j, v in enumerate(found.volumes): v.save(out/f'kmeans_{j:02d}.mrc')
-    for c in range(min(pcs, z.shape[1])):
-        for j, v in enumerate(run.volumes(z[pc_path(z, c)], D)): v.save(out/f'pc{c + 1}_{j}.mrc')
-    found.show().savefig(out/'umap.png')
-    show_volumes(found.volumes).savefig(out/'kmeans.png')
+    _write(found, out, D, pcs)
     return found

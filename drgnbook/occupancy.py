@@ -9,7 +9,7 @@ __all__ = ['Elements', 'element_masks', 'occupancy', 'relative', 'occupancy_erro
 # %% ../nbs/api/54_occupancy.ipynb #814ef251
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 import numpy as np, torch
 
@@ -18,7 +18,7 @@ from .metadata import pd
 from .volume import Volume
 from .cxc import cxc_name, show_map, write_cxc
 from .particles import progress
-from .assembly import Assembly
+from .assembly import _placed
 from .landscape import PALETTE
 
 # %% ../nbs/api/54_occupancy.ipynb #f28747ca
@@ -55,21 +55,18 @@ def element_masks(model,                       # mmCIF or PDB: one file or sever
                   res=None,                    # of the density of the model, Å; two voxels if None
                   level=.1,                    # of the peak of an element, where its mask begins
                   dilate=0., edge=None,        # of the mask, Å; the edge is a voxel wide if None
-                  origin=(0., 0., 0.),         # of the first voxel, in the frame of the model, Å
+                  origin=None,                 # (x, y, z) of the first voxel, in the frame of the model, Å; the map's own if None
                  ) -> Elements:
     "Soft masks of the chains of an atomic model, as one sparse matrix."
     from scipy.sparse import csr_array
     D, apix, sigma = like.D, like.apix, .225*(res or 2*like.apix)
     files = tuple(map(str, [model] if isinstance(model, (str, Path)) else model))
-    asm = Assembly.from_atoms(files, cell=max(apix/3, 1.), centre=tuple(o + D//2*apix for o in origin))
+    asm = _placed(files, like, origin)
     xyz, amp, block = asm.xyz[0].double().numpy(), asm.amp.double().numpy(), asm.block.numpy()
-    out = ~((xyz >= -(D//2)*apix) & (xyz < (D - D//2)*apix)).all(1)
-    lost = [n for b, n in enumerate(asm.blocks) if out[block == b].mean() > .5]
-    if lost: raise ValueError(f'map and model do not overlap: {len(lost)} of {len(asm.blocks)} chains ({", ".join(lost[:3])} …) lie outside of the box of {D} px of {apix:.4g} Å; pass the origin= of the map, Å, in the frame of the model')
     rows = [_weigh(*_blur(xyz[m], amp[m], sigma, D, apix), D, apix, level, dilate, apix if edge is None else edge) for m in (block == b for b in range(len(asm.blocks)))]
     voxels, column = np.unique(np.concatenate([v for v, _ in rows]), return_inverse=True)
     starts = np.append(0, np.cumsum([len(v) for v, _ in rows]))
-    return Elements(asm.blocks, csr_array((np.concatenate([w for _, w in rows]), column, starts), shape=(len(rows), len(voxels))), voxels, D, apix, files, tuple(origin))
+    return Elements(asm.blocks, csr_array((np.concatenate([w for _, w in rows]), column, starts), shape=(len(rows), len(voxels))), voxels, D, apix, files, tuple(like.origin if origin is None else origin))
 
 # %% ../nbs/api/54_occupancy.ipynb #d4861f9f
 def _each(maps, caught):
@@ -262,6 +259,6 @@ def chimerax(found: Occupancies, elements: Elements, maps,      # maps: one a cl
     scripts = {}
     for (c, row), v in zip(found.centroids.iterrows(), maps):
         colours = [f'color {spec} {to_hex(colormaps["viridis"](x))}' for spec, x in zip(_chains(elements), row)]
-        scripts[f'class_{c}'] = ['close', *(f'open {cxc_name(f, out)}' for f in elements.files), 'hide atoms', 'show cartoons', *colours, *_show(n + 1, v.save(out/f'class_{c}.mrc'), v, elements), f'transparency #{n + 1} 60', 'view']
+        scripts[f'class_{c}'] = ['close', *(f'open {cxc_name(f, out)}' for f in elements.files), 'hide atoms', 'show cartoons', *colours, *_show(n + 1, replace(v, origin=elements.origin).save(out/f'class_{c}.mrc'), v, elements), f'transparency #{n + 1} 60', 'view']
     scripts['classes'] = ['close', *sum((_show(i + 1, out/f'class_{c}.mrc', v, elements) for i, (c, v) in enumerate(zip(found.centroids.index, maps))), []), 'tile']
     return [write_cxc(out/f'{name}.cxc', lines) for name, lines in scripts.items()]

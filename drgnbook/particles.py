@@ -142,8 +142,9 @@ def gallery(self: Particles, i=None, ncols=8, d=64):
     "Pictures of particles (by default sixteen, spread over the set), low-passed; a matplotlib figure."
     import matplotlib.pyplot          # with it a kernel learns to display figures
     from matplotlib.figure import Figure
-    i = np.unique(np.linspace(0, len(self) - 1, 16).astype(int)) if i is None else i
+    i = np.unique(np.linspace(0, len(self) - 1, min(16, len(self))).astype(int)) if i is None else i
     img = self.images(i)
+    if not len(img): raise ValueError('no particles to show: the selection is empty')
     img = fourier_crop(img, d) if self.D > d else img
     nrows = -(-len(img)//ncols)
     fig = Figure(figsize=(ncols, nrows), dpi=56)
@@ -228,6 +229,7 @@ def downsample(self: Particles, D: int,      # new box, px, even
                out=None,                     # .mrcs to write; default beside the particle file, NAME_Dpx.mrcs
               ) -> Particles:
     "The same particles in a smaller box, written to a new stack; done before, it is only opened."
+    if not len(self): raise ValueError('no particles to downsample: the selection is empty')
     if D == self.D: return self
     if not isinstance(D, (int, np.integer)) or D % 2 or not 0 < D <= self.D: raise ValueError(f'the new box must be even and at most {self.D} px, found {D!r}')
     place, src = _places(self.stacks)[0][self.rows], Path(self.md.path)

@@ -15,7 +15,7 @@ from jaxtyping import Float
 
 # %% ../nbs/api/37_postprocess.ipynb #dc112b40
 from .fourier import ft, ift, shell_mean
-from .volume import Volume, distance, fsc, radius, resolution, sphere_mask
+from .volume import Volume, distance, fsc, mask_of, radius, resolution, sphere_mask
 from .reconstruct import Reconstruction
 
 # %% ../nbs/api/37_postprocess.ipynb #9d5d8356
@@ -50,7 +50,6 @@ class Curves:
 def gold_standard(halves, mask: Float[Tensor,'D D D'], seed=0) -> Curves:
     "The FSC of half-maps in a mask, less what the mask adds (Chen et al. 2013, eq. 4)."
     a, b = halves
-    if mask.shape != a.data.shape: raise ValueError(f'the mask has the shape {tuple(mask.shape)}, the maps have {tuple(a.data.shape)}')
     gen, unmasked, masked = torch.Generator().manual_seed(seed), fsc(a, b), fsc(a, b, mask)
     first = max(2, math.ceil(resolution(unmasked, .8)))
     random = fsc(randomise(a, first, gen), randomise(b, first, gen), mask)
@@ -121,7 +120,7 @@ def local_resolution(halves, mask: Float[Tensor,'D D D'],
         curves = _window_fsc(*(_windows(v.data, centres[i], w)*ball for v in halves))
         shells[i] = torch.tensor([resolution(c, threshold) for c in curves]).to(shells)
     fine = torch.nn.functional.interpolate(shells.view(1, 1, *[len(ax)]*3), [(len(ax) - 1)*step + 1]*3, mode='trilinear', align_corners=True)[0, 0, :a.D, :a.D, :a.D]
-    return Volume(w*a.apix/fine.clamp(min=1), a.apix)
+    return replace(a, data=w*a.apix/fine.clamp(min=1))
 
 # %% ../nbs/api/37_postprocess.ipynb #72f341e6
 @dataclass(frozen=True)
@@ -143,13 +142,6 @@ class Postprocessed:
         return self.at(.143)
     def __repr__(self): return f'{self.volume.D}³ voxels of {self.volume.apix:.4g} Å: {self.resolution:.3g} Å at FSC = 0.143, {self.at(.5):.3g} Å at 0.5, sharpened by {self.bfactor:.0f} Å²'
 
-def _mask_of(mask, v):
-    if mask is None: return auto_mask(v)
-    mask = mask.data if isinstance(mask, Volume) else torch.as_tensor(mask, dtype=torch.float32)
-    if tuple(mask.shape) != (v.D,)*3: raise ValueError(f'the mask has the shape {tuple(mask.shape)}, the maps have {(v.D,)*3}')
-    if not (mask.min() >= 0 and mask.max() > 0): raise ValueError(f'a mask runs from 0 to 1, found {mask.min():.3g} to {mask.max():.3g}')
-    return mask.to(v.data)
-
 def postprocess(rec,                       # a `Reconstruction`, or two half-maps
                 mask=None,                 # "D D D" or `Volume`; from the map if None
                 B=None,                    # Å² to sharpen by; fitted if None, where the map is finer than 10 Å
@@ -159,7 +151,7 @@ def postprocess(rec,                       # a `Reconstruction`, or two half-map
     halves = rec.halves if isinstance(rec, Reconstruction) else tuple(rec)
     if len(halves) != 2: raise ValueError(f'two half-maps are compared, found {len(halves)}')
     mean = (halves[0] + halves[1])*.5
-    mask = _mask_of(mask, mean)
+    mask = auto_mask(mean) if mask is None else mask_of(mask, mean.D, mean.apix).to(mean.data)
     curves = gold_standard(halves, mask)
     found = fit_bfactor(mean, curves.corrected, mask) if B is None else float(B)
     found = max(0., found or 0.)            # a map that rises is not dulled

@@ -15,7 +15,7 @@ from jaxtyping import Float, Complex, Int
 # %% ../nbs/api/33_reconstruct.ipynb #d4f272e4
 from .fourier import Lattice, ft, ift, shell_mean, shift
 from .pose import point_group
-from .volume import Volume, distance, lengths, radius, sphere_mask, fsc, resolution
+from .volume import Volume, distance, lengths, radius, mask_of, sphere_mask, fsc, resolution
 from .forward import seam
 from .particles import Particles, ahead, progress
 
@@ -170,7 +170,7 @@ def _checked(weights, N):
 
 def reconstruct(ps: Particles,
                 weights=None,               # one a particle, 0 or more
-                mask=None,                  # for the FSC, "D D D"; a soft ball if None
+                mask=None,                  # for the FSC, "D D D" or `Volume`; a soft ball if None
                 symmetry='C1',              # Cn, Dn, T, O, I, with axes as in RELION
                 device='cpu',
                ) -> Reconstruction:
@@ -179,7 +179,7 @@ def reconstruct(ps: Particles,
     voting = half[_checked(weights, len(ps)) > 0]
     if len(voting) < 2: raise ValueError(f'a reconstruction needs two particles or more, found {len(voting)}' + (' with a weight' if len(ps) > 1 else ''))
     if len(voting.unique()) < 2: raise ValueError(f'all {len(voting)} particles are in one half, so nothing can be compared: give some of the other half a weight, or drop the column of half-sets')
-    if mask is not None and tuple(mask.shape) != (ps.D,)*3: raise ValueError(f'the mask has the shape {tuple(mask.shape)}, the maps will have {(ps.D,)*3}')
+    if mask is not None: mask = mask_of(mask, ps.D, ps.apix)            # wrong ones are told before the images are read
     accs = [Accumulator(ps.D, device=device) for _ in range(2)]
     insert(ps, accs, half, weights, group)
     return solve(accs, ps.apix, mask)

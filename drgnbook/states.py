@@ -7,13 +7,13 @@ __all__ = ['sketch', 'VolumeSpace', 'volume_space', 'place', 'populations', 'fre
            'volume_landscape', 'show_landscape']
 
 # %% ../nbs/api/55_states.ipynb #db4bdee4
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 import numpy as np, torch
 
 # %% ../nbs/api/55_states.ipynb #0e091d1b
 from .metadata import pd, write_array
-from .volume import Volume
+from .volume import Volume, trim_series
 from .particles import progress
 from .run import Run
 from .landscape import PALETTE, _points, kmeans
@@ -29,6 +29,7 @@ def sketch(run: Run, n=500,              # maps; fewer where there are fewer par
     at = np.unique(some[kmeans(z[some], min(n, len(some)), seed)[1]])
     files = [out/f'vol_{i:03d}.mrc' for i in range(len(at))]
     for v, path in progress(zip(run.stream(z[at], D), files), 'decoding maps', total=len(at)): v.save(path)
+    trim_series(out, 'vol', len(at), 3)
     write_array(out/'particles.npy', at)
     return at, files
 
@@ -47,7 +48,7 @@ class VolumeSpace:
         "The map at a point of the space."
         data = self.mean.data.clone()
         data[torch.from_numpy(self.mask)] += torch.from_numpy(np.asarray(coords) @ self.axes[:len(coords)]).float()
-        return Volume(data, self.mean.apix)
+        return replace(self.mean, data=data)
 
 def _moments(maps, weights=None):
     "Mean and standard deviation of maps, read one by one, voxel by voxel."
@@ -60,7 +61,7 @@ def _moments(maps, weights=None):
         mean = mean + off*(w/n)
         square = square + w*off*(x - mean)
     if not n: raise ValueError('no maps')
-    return Volume(mean.float(), v.apix), Volume((square/n).clamp(min=0).sqrt().float(), v.apix)
+    return replace(v, data=mean.float()), replace(v, data=(square/n).clamp(min=0).sqrt().float())
 
 def volume_space(maps,                # files, or `Volume`s, in a list: they are read twice
                  mask=None,           # (D, D, D), what to look at: above a half; made from the maps if None

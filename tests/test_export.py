@@ -91,6 +91,14 @@ def test_maps_are_where_they_belong(run, tmp_path):
         assert np.allclose(m.data, run.volume(run.z[7], 16).data, atol=1e-5)
     assert [p.name for p in done] == ['path_00.mrc', 'path_beside.cxc', 'path.gif', 'path.csv'] and list(pd.read_csv(done[-1])) == ['map', 'z1', 'z2']
 
+def test_shorter_walk_leaves_no_map_of_a_longer(run, tmp_path):
+    "Nor a script that plays maps that are gone; files of other names stay"
+    export_path(run, direct_path(run.z, [3, 50], 12), tmp_path/'a', movie=None, D=16)
+    for n in ('path_1.mrc', 'path_best.mrc', 'map_11.mrc', 'pathway_11.mrc'): (tmp_path/'a'/n).touch()
+    for m in (11, 1):
+        export_path(run, run.z[:m], tmp_path/'a', movie=None, D=16); export_path(run, run.z[:m], tmp_path/str(m), movie=None, D=16)
+        assert set(everything(tmp_path/'a')) == set(everything(tmp_path/str(m))) | {'path_1.mrc', 'path_best.mrc', 'map_11.mrc', 'pathway_11.mrc'}
+
 @pytest.mark.parametrize('kind', ['.mp4', '.webm'])
 def test_films(kind, tmp_path):
     "What is played back is what was written: frames, size (odd sides made even), colours, transparency on white."

@@ -7,7 +7,10 @@ import torch
 from scipy.spatial.distance import cdist
 from tqdm import tqdm
 
-from drgnbook.landscape import gmm, knn, umap
+from drgnbook.fit import fit
+from drgnbook.landscape import analyse, gmm, kmeans, knn, umap
+from drgnbook.simulate import simulate
+from drgnbook.volume import Volume
 
 
 def cloud(N, zdim=8, seed=0): return np.random.default_rng(seed).normal(size=(N, zdim))
@@ -96,3 +99,34 @@ def test_gmm_counts_states(seed):
     z = (4*np.eye(6, 8))[state] + g.normal(size=(15_000, 8))*.7
     label, p = gmm(z)
     assert p.shape == (15_000, 6) and adjusted_rand_score(state, label) > .98 and np.bincount(label)[-1] < 300
+
+def test_groups_of_one_particle():
+    with pytest.raises(ValueError, match='two particles or more, found 1'): gmm(cloud(1))
+    with pytest.raises(ValueError, match='two particles or more, found 1'): gmm(cloud(1), k=1)
+    assert gmm(cloud(2), k=1)[1].shape == (2, 1) and kmeans(cloud(1), 1)[0].tolist() == [0]
+
+
+# Files
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    monkeypatch.setattr('drgnbook.landscape.umap', lambda z, **_: z[:, :2])
+    ps = simulate(n=60, D=32, snr=.5, junk=0., out=tmp_path/'set')
+    return fit(ps, zdim=3, epochs=1, width=16, z=np.random.default_rng(0).normal(size=(60, 3)).astype('f4'), out=tmp_path/'run', where='here', device='cpu')
+
+def test_analysis_leaves_no_map_of_another(run, tmp_path):
+    "Fewer groups, fewer components: what is in the folder is of the last call, and what others put there"
+    analyse(run, k=12, pcs=3, out=tmp_path/'a')
+    kept = [tmp_path/'a'/n for n in ('kmeans_1.mrc', 'kmeans_best.mrc', 'kmeans_11.txt', 'pc3_00.mrc', 'vol_011.mrc', 'pc.mrc')]
+    for p in kept: p.touch()
+    analyse(run, k=3, pcs=1, D=16, out=tmp_path/'a')
+    analyse(run, k=3, pcs=1, D=16, out=tmp_path/'b')
+    fresh, found = ({p.name for p in (tmp_path/f).iterdir()} for f in 'ba')
+    assert found == fresh | {p.name for p in kept} and {Volume.load(p).D for p in (tmp_path/'b').glob('*.mrc')} == {16} and len(fresh) == 3 + 3 + 10
+
+def test_pictures_are_whole_or_not_there(run, tmp_path, monkeypatch):
+    "A disk that is full in the middle of a picture"
+    def full(self, path, **kw): open(path, 'wb').write(b'half'); raise OSError('No space left on device')
+    monkeypatch.setattr('matplotlib.figure.Figure.savefig', full)
+    with pytest.raises(OSError, match='No space'): analyse(run, k=3, out=tmp_path/'a')
+    assert not [p for p in (tmp_path/'a').iterdir() if p.suffix == '.png']

@@ -1,15 +1,19 @@
 "Which parts of the 50S are there: on real maps and their model, and on made-up tables whose answer is known."
 import json, warnings
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
+import mrcfile
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from drgnbook.assembly import Assembly
+from drgnbook.assembly import Assembly, model_mask
+from drgnbook.fit import _focus
 from drgnbook.occupancy import chimerax, class_maps, classify, element_masks, exceptions, occupancy, relative, show_occupancies
-from drgnbook.volume import Volume
+from drgnbook.volume import Volume, fsc
 
 CLASS = dict(zip('018 113 288 291 194 457 386 388'.split(), 'BBCCDDEE'))
 CORE = ['uL3', 'uL4', 'uL13', 'bL20', 'bL21', 'uL22', 'uL24']      # early proteins, there in all of them
@@ -72,6 +76,40 @@ def test_real_masks_lie_on_the_chains(ribosome):
     middle = (zyx*w).sum(1)/w.sum()*6.55
     assert np.abs(middle[::-1] - atoms.mean(0)).max() < 6.55
 
+@pytest.fixture(scope='module')
+def subunit(shared):
+    "A map of the whole 50S, its model, and the positions of the atoms, (x, y, z)"
+    import gemmi
+    here = shared/'empiar10076'
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        like = Volume.load(here/'maps/vol_388.mrc')
+    files = sorted((here/'atoms').glob('*.pdb'))
+    return like, files, np.array([list(a.pos) for f in files for c in gemmi.read_structure(str(f))[0] for r in c for a in r])
+
+def test_real_mask_covers_every_atom(subunit):
+    "1 at the voxel of each atom of 136 chains, 0 far from all, an edge as wide as asked; it holds the density, and is a mask for `fit` and for an FSC"
+    from scipy.spatial import cKDTree
+    like, files, atoms = subunit
+    m = model_mask(files, like, res=20., dilate=4., edge=30.)
+    at = (atoms/like.apix).round().astype(int)
+    assert len(atoms) > 4000 and (m.D, m.apix, m.origin) == (64, like.apix, like.origin) and m.data[tuple(at.T[::-1])].min() == 1 and m.data.min() == 0 and m.data.max() == 1
+    away = cKDTree(atoms).query(np.stack(np.meshgrid(*[np.arange(64)*like.apix]*3, indexing='ij')[::-1], -1).reshape(-1, 3))[0].reshape(m.data.shape)
+    off, x = .87*like.apix + 3, m.data.numpy()                              # an atom is somewhere in its voxel, and in its bead
+    assert (x[away < 14 - off] == 1).all() and (x[away > 44 + off] == 0).all() and np.abs(x[np.abs(away - 29) < 1] - .5).max() < .4 and .05 < ((x > 0) & (x < 1)).mean() < .6
+    assert like.data[m.data == 1].mean() > 5*like.data[m.data < .01].abs().mean()
+    ps = SimpleNamespace(D=64, apix=like.apix)
+    assert _focus(m, ps, dict(z='subspace', zdim=1)) is m and fsc(like, like, m)[1:20].min() > .999
+
+def test_real_mask_and_origin(subunit, tmp_path):
+    "A map that lies elsewhere says so in its header; without that, map and model do not overlap"
+    like, files, _ = subunit
+    m, far = model_mask(files, like), replace(like, origin=(500., 0., 0.))
+    for where in (dict(like=far, origin=(0., 0., 0.)), dict(like=like, origin=like.origin)): assert torch.equal(model_mask(files, **where).data, m.data)
+    for where in (dict(like=far), dict(like=like, origin=(0., -500., 0.))):
+        with pytest.raises(ValueError, match='do not overlap: 136 of 136 chains.*64 px of 6.55 Å; pass the origin='): model_mask(files, **where)
+    with pytest.raises(ValueError, match='do not overlap: 136 of 136'): element_masks(files, far)
+
 
 # Made-up models and tables
 
@@ -103,6 +141,18 @@ def test_masks_in_another_frame(two, tmp_path):
     moved = write_pdb(tmp_path/'moved.pdb', {'A': rng.normal(size=(40, 3))*6 + [70 - 31, 108, 100], 'B': rng.normal(size=(40, 3))*6 + [130 - 31, 108, 100]})
     a, b = element_masks(file, maps['AB']), element_masks(moved, maps['AB'], origin=(-31., 8., 0.))
     assert np.allclose(occupancy(maps, a), occupancy(maps, b), rtol=1e-2, atol=1e-3*occupancy(maps, a).to_numpy().max())
+
+def test_maps_of_classes_lie_on_the_model(two, tmp_path):
+    "The origin of the map that the masks were made from, its own or one that was given, is in the masks and in the maps that are written"
+    file, maps = two
+    away = {n: replace(v, origin=(-8., 4., 0.)) for n, v in maps.items()}
+    a, b = element_masks(file, away['AB']), element_masks(file, maps['AB'], origin=(-8., 4., 0.))
+    assert a.origin == b.origin == (-8., 4., 0.) and np.array_equal(a.voxels, b.voxels) and element_masks(file, maps['AB']).origin == (0., 0., 0.)
+    found = classify(relative(occupancy(maps, b)), classes=2)
+    chimerax(found, b, class_maps(found, maps), tmp_path)
+    for c in (0, 1):
+        with mrcfile.open(tmp_path/f'class_{c}.mrc') as m: assert m.header.origin.tolist() == (-8, 4, 0)
+    assert all(v.origin == (-8., 4., 0.) for v in class_maps(found, away))
 
 def test_maps_are_read_one_by_one(two):
     "From a generator, of which one map is asked for at a time"

@@ -4,7 +4,9 @@ from dataclasses import replace
 
 import numpy as np, pytest, torch
 from drgnbook.cryodrgn import write_cryodrgn, write_indices
+from drgnbook.fit import fit
 from drgnbook.fourier import fourier_crop
+from drgnbook.landscape import show_volumes
 from drgnbook.metadata import MetadataError
 from drgnbook.particles import Particles
 from drgnbook.simulate import simulate
@@ -168,3 +170,16 @@ def test_one_image(ps):
     "Rows as a tensor of one number are one row"
     cache = ps.cache()
     assert torch.equal(cache[torch.tensor([3])], cache[np.array([2, 3])][1:])
+
+
+@pytest.mark.parametrize('what, says', [(lambda ps, out: ps.downsample(16), 'no particles to downsample'), (lambda ps, out: ps.gallery(), 'no particles to show'), (lambda ps, out: ps.gallery([]), 'no particles to show'),
+                                        (lambda ps, out: fit(ps, out=out, zdim=1, where='here'), 'no particles to train on'), (lambda ps, out: show_volumes([]), 'no maps to show')], ids='downsample gallery pictures fit maps'.split())
+def test_empty_selection(ps, tmp_path, what, says):
+    "Each says what is empty, before any file is touched"
+    before = sorted(tmp_path.rglob('*'))
+    with pytest.raises(ValueError, match=says): what(ps[ps.table.dfu < 0], tmp_path/'run')
+    assert sorted(tmp_path.rglob('*')) == before
+
+def test_gallery_of_few(ps):
+    assert [len(ps[:n].gallery().axes) for n in (1, 9, 60)] == [8, 16, 16]
+    with pytest.raises(ValueError, match='no particles to show'): ps.gallery([])

@@ -13,6 +13,7 @@ from drgnbook.postprocess import postprocess
 from drgnbook.reconstruct import Accumulator, reconstruct, snr_of, solve
 from drgnbook.simulate import simulate
 from drgnbook.fit import fit
+from drgnbook.run import Run
 from drgnbook.verify import Verdict
 from drgnbook.volume import Volume, fsc, radius, resolution, sphere_mask
 
@@ -131,9 +132,15 @@ def test_weights(ps, truth):
     assert score(good) > score(None) + .03
 
 @pytest.mark.parametrize('words, said', [(dict(weights=[1.]*3), '600 numbers'), (dict(weights=[float('nan')]*600), '600 numbers'), (dict(weights=[0.]*600), 'two particles or more, found 0'), (dict(symmetry='Q2'), 'Cn, Dn'),
-                                         (dict(mask=torch.ones(3, 3, 3)), '(3, 3, 3)')])
+                                         (dict(mask=torch.ones(3, 3, 3)), '(3, 3, 3)'),
+                                         (dict(mask=Volume(torch.ones(16, 16, 16), 24.)), 'the maps have (32, 32, 32)'), (dict(mask=Volume(torch.ones(32, 32, 32), 24.)), 'voxels of 24 Å'), (dict(mask=-torch.ones(32, 32, 32)), 'from 0 to 1')])
 def test_reconstruct_says_what_is_wrong(ps, unchecked, words, said):
     with pytest.raises(ValueError, match=said.replace('(', r'\(').replace(')', r'\)')): reconstruct(ps, **words)
+
+def test_mask_is_an_array_or_a_volume(ps):
+    m = sphere_mask(32, 6., 3.)
+    a, b, c = (reconstruct(ps[:200], mask=mask) for mask in (m, Volume(m, ps.apix), None))
+    assert torch.equal(a.fsc, b.fsc) and torch.equal(a.fsc, fsc(*a.halves, m)) and not torch.equal(a.fsc, c.fsc)
 
 def test_one_half_only(ps):
     with pytest.raises(ValueError, match='in one half'): reconstruct(ps, weights=(np.arange(600) % 2).astype(float))
@@ -225,6 +232,8 @@ def test_evidence_without_latent_space(folder, ps):
     e = run.evidence()
     assert e.n == 60 and e.bandwidth == 0
     with pytest.raises(ValueError, match='leave z out'): run.evidence([0.])
+    with pytest.raises(ValueError, match=r'\(1, 1, 1\).*\(32, 32, 32\) of 12.5 Å.*resample'): run.evidence(mask=torch.ones(1, 1, 1))
+    assert torch.equal(run.evidence(mask=Volume(sphere_mask(32), ps.apix)).fsc, e.fsc)
 
 def test_evidence_reads_the_neighbours_only(folder, ps, monkeypatch):
     run = fit(ps, zdim=1, z=np.linspace(-1, 1, 600)[:, None].astype(np.float32), epochs=1, width=16, depth=1, out=folder/'line', device='cpu')
@@ -233,3 +242,21 @@ def test_evidence_reads_the_neighbours_only(folder, ps, monkeypatch):
     e = run.evidence([-1.], radius=.1)
     assert sorted(rows) == list(range(30)) and e.n == 30 and abs(e.bandwidth - .0968) < 1e-3      # 600 points, 2/599 apart
     assert e.tried[0][0] == 30 and e.show() is not None
+
+@pytest.mark.parametrize('asked, used', [('cuda:1', 'cuda:1'), ('mps', 'cpu'), ('cpu', 'cpu')])
+def test_evidence_is_where_the_run_is(folder, ps, monkeypatch, asked, used):
+    "Backprojected on the run's card, which is feigned here; Apple's has no double precision"
+    run = fit(ps[:60], zdim=0, epochs=1, width=16, depth=1, out=folder/f'on {asked}', device='cpu')
+    known, seen = run.evidence(), []
+    monkeypatch.setattr('drgnbook.evidence.Accumulator', lambda D, device='cpu': seen.append(str(device)) or Accumulator(D))
+    monkeypatch.setattr(Run, 'volume', lambda self, z=None: known.decoder)
+    e = replace(run, device=asked).evidence()
+    assert seen[:2] == [used, used] and torch.equal(e.fsc, known.fsc)
+
+@pytest.mark.cuda
+def test_evidence_on_a_card(folder, ps):
+    "The same as on the CPU, and the maps are there"
+    run = fit(ps, zdim=1, z=np.linspace(-1, 1, 600)[:, None].astype(np.float32), epochs=1, width=16, depth=1, out=folder/'card', device='cuda')
+    card, host = (replace(run, device=d).evidence([-.5]) for d in ('cuda', 'cpu'))
+    assert {x.device.type for x in (card.volume.data, card.fsc, card.against, *(v.data for v in card.halves))} == {'cpu'}
+    assert [t[:2] for t in card.tried] == [t[:2] for t in host.tried] and card.volume.fsc(host.volume)[1:12].min() > .999 and (card.fsc - host.fsc).abs().max() < .01

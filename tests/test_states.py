@@ -1,4 +1,6 @@
 "The landscape of volumes: moments, components, populations and places, against what numpy says and what is known."
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -6,7 +8,7 @@ import torch
 from drgnbook.assembly import Maps, large_subunit
 from drgnbook.fit import fit
 from drgnbook.simulate import read_truth, simulate
-from drgnbook.states import _moments, _of_maps, dense, free_energy, place, populations, volume_landscape, volume_space
+from drgnbook.states import _moments, _of_maps, dense, free_energy, place, populations, sketch, volume_landscape, volume_space
 from drgnbook.volume import Volume, sphere_mask
 
 gen = torch.Generator().manual_seed(0)
@@ -21,6 +23,7 @@ def test_moments(weights):
     known = np.average(STACK, 0, weights)
     assert np.allclose(mean.data, known, atol=1e-5) and np.allclose(sd.data, np.average((STACK - known)**2, 0, weights)**.5, atol=1e-4)
     assert mean.apix == 3. and np.allclose(_moments(MAPS[:1])[1].data, 0)
+    assert [v.origin for v in _moments([replace(v, origin=(1., 2., 3.)) for v in MAPS])] == [(1., 2., 3.)]*2
 
 def test_space_is_pca_of_the_voxels(tmp_path):
     "From volumes or from files, inside the mask only"
@@ -36,6 +39,15 @@ def test_space_is_pca_of_the_voxels(tmp_path):
     before = space.mean.data.clone()
     space.volume(space.coords[0][:2])
     assert torch.equal(before, space.mean.data)
+
+def test_sketch_leaves_no_map_of_another(tmp_path):
+    "Fewer maps than before: those that are there are of this call, and what others put there"
+    ps = simulate(n=40, D=32, snr=.5, junk=0., out=tmp_path/'set')
+    run = fit(ps, zdim=2, epochs=1, width=16, z=np.random.default_rng(0).normal(size=(40, 2)).astype('f4'), out=tmp_path/'run', where='here', device='cpu')
+    assert len(sketch(run, 12)[1]) == 12
+    for n in ('vol_1.mrc', 'vol_011b.mrc', 'mask.mrc', 'vol_099.txt'): (tmp_path/'run/analysis/sketch'/n).touch()
+    at, files = sketch(run, 5)
+    assert len(at) == 5 and {p.name for p in files[0].parent.iterdir()} == {f'vol_{i:03d}.mrc' for i in range(5)} | {'particles.npy', 'vol_1.mrc', 'vol_011b.mrc', 'mask.mrc', 'vol_099.txt'}
 
 def test_places_of_a_curved_space():
     "A bend that no plane foretells; and noise, which nothing does"

@@ -195,6 +195,7 @@ def test_table_of_a_run(two_states):
     assert (t.found.dropna() <= t.best[t.found.notna()] + 1e-6)[~t.index[t.found.notna()].str.startswith('px')].all()
     assert t.evidence['FSC area, per conformation, mean'] > .3 and t.found['purity, k-means'] > .8
     assert 'FSC area, 5 images, mean' in t.index and 'FSC area, 2 images, mean' in t.index and not t.index.str.contains('rotation').any()      # given poses are no finding
+    with pytest.raises(ValueError, match=r'\(8, 8, 8\).*the maps have \(32, 32, 32\).*resample'): validate(run, images=5, mask=torch.ones(8, 8, 8))
 
 def test_other_truth_is_refused(two_states, tmp_path):
     run, here = two_states
@@ -225,6 +226,7 @@ def test_halves_share_no_particle(two_states, tmp_path):
     t = h.compare(2)
     assert (t['area'] > t['area, others']).all() and t.particles.sum() == 650
     assert np.array_equal(Halves.load(tmp_path/'h').half, h.half)
+    with pytest.raises(ValueError, match=r'\(8, 8, 8\).*the maps have \(32, 32, 32\).*resample'): h.compare(2, mask=torch.ones(8, 8, 8))
     with pytest.raises(FileExistsError, match='not empty'): halves(ps, tmp_path/'h')
     runs = fit(ps, halves=True, out=tmp_path/'same', **SMALL)         # the same two runs
     same = Halves.load(tmp_path/'same')
