@@ -1,6 +1,6 @@
 """A million particles: their neighbours, paths through them, and UMAP of as many as the protocol's first set has, on this machine. z is made up: 20 states in eight dimensions, or one round cloud, the worst case.
 
-    python benchmarks/landscape.py [knn|paths|umap|all]
+    python benchmarks/landscape.py [--what knn|paths|umap|all]
 
 Seconds on the wall, and of all processors together, which other programs on the machine change less. Neighbours are searched on all cores, whatever OMP_NUM_THREADS says.
 """
