@@ -1,17 +1,17 @@
 """drgnbook beside the installed cryoDRGN on this machine's CPU, and both beside what its matrix products allow.
 
     sh benchmarks/peer_env.sh .peer
-    python benchmarks/peer.py steps|run|volumes|previews|downsample|all [--peer .peer/bin/python] [--threads 2] [--repeats 3]
+    python benchmarks/peer.py steps|run|volumes|previews|downsample|foreign|all [--peer .peer/bin/python] [--threads 2] [--repeats 3]
 
 Both are run as programs on the same files, in turn, with the same number of threads; a figure is the median of its repeats.
-The tables (Markdown) come last. On two cores: steps 15 min, run 15, volumes 20, previews 5, downsample 2.
+The tables (Markdown) come last. On two cores: steps 15 min, run 15, volumes 20, previews 5, downsample 2, foreign 1.
 """
 import re, statistics, subprocess, sys, tempfile, time
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np, torch
 from fastcore.script import call_parse
-from drgnbook import CRYODRGN
+from drgnbook import CRYODRGN, Run
 from gpu import flops
 from sets import Peer, child, env, linear_set, machine
 
@@ -198,11 +198,26 @@ def downsample(b: Bench, n=2000, D=256, small=128):
             f'| cryodrgn downsample | {p:.1f} s | | {med([x.memory for x in them]):.2f} |', f'| drgnbook | {t:.1f} s | {p/t:.2f} | {med([x.memory for x in us]):.2f} |', '', f'Correlation of the two results: {r:.5f}.']
 
 
-TABLES = dict(steps=steps, run=run, volumes=volumes, previews=previews, downsample=downsample)
+def foreign(b: Bench, D=64, maps=3):
+    "Maps of a work directory of cryodrgn: as `Run.load` opens it, beside its own `eval_vol`."
+    folder, out = b.set(16, D), b.fresh('them')
+    child(b.peer.train(folder, out, 1, ZDIM, 256, b.batch), b.threads)
+    run = Run.load(out, 'cpu')
+    z = run.z[:maps]
+    theirs = b.peer.volumes(out, 'weights.pkl', z, b.fresh('maps'), run.config['apix'], b.threads)
+    inside = lambda v: v.filter(lambda k: ((k > 0) & (k <= D/2 - 1)).float()).data.ravel()
+    def row(i, v, w):
+        f, x, y = v.fsc(w), inside(v), inside(w)
+        return f'| {i} | {f[1:-1].min():.6f} | {f[-1]:.3f} | {np.corrcoef(x, y)[0, 1]:.7f} | {x @ y/(x @ x):.6f} | {(x - y).abs().max()/y.std():.1e} |'
+    return [f'### Maps of a cryodrgn run at {D}³, opened by `Run.load`, beside `eval_vol` (same z, same weights)', '', f'| z of particle | FSC, lowest of shells 1 to {D//2 - 2} | at shell {D//2 - 1}, whose corner we leave out | correlation up to there | scale | largest difference, deviations |', '|---'*6 + '|',
+            *(row(i, v, w) for i, (v, w) in enumerate(zip(run.volumes(z), theirs, strict=True)))]
+
+
+TABLES = dict(steps=steps, run=run, volumes=volumes, previews=previews, downsample=downsample, foreign=foreign)
 
 
 @call_parse
-def main(what: str,                             # steps, run, volumes, previews, downsample or all
+def main(what: str,                             # steps, run, volumes, previews, downsample, foreign or all
          peer: str = '.peer/bin/python',        # of the environment that peer_env.sh made
          threads: int = 2,
          repeats: int = 3,

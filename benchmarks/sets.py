@@ -1,9 +1,9 @@
 """What the two programs are compared on: sets of known truth, the same files for both, and the peer's command line."""
-import json, os, pickle, subprocess, sys, tempfile, time
+import json, os, subprocess, sys, tempfile, time
 from dataclasses import dataclass, replace
 from pathlib import Path
 import numpy as np, torch
-from drgnbook import Assembly, Volume, large_subunit, read_cryodrgn_ctf, rotvec_to_R, simulate
+from drgnbook import Assembly, Volume, large_subunit, read_cryodrgn_ctf, rotvec_to_R, safe_load, simulate
 from empiar10076 import assembly_10076
 
 SPAN = 20.      # degrees
@@ -173,7 +173,7 @@ class Peer:
 
     def latents(self, path):
         "The mean z in one of its `z.N.pkl` files (two arrays, one pickle after the other; the first counts)."
-        with open(path, 'rb') as f: return pickle.load(f)
+        return safe_load(path)
 
     def volumes(self, run, weights, z, out, apix, threads=1, D=None):
         "Maps by its `eval_vol` at the rows of z."

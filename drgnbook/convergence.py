@@ -114,6 +114,7 @@ def _mask(v):
 
 def compare_maps(before: list[Volume], after: list[Volume]) -> MapChange:
     "The change from each map to the one beside it."
+    if not len(before) == len(after) > 0: raise ValueError(f'a map is compared with the one beside it, found {len(before)} before and {len(after)} after: give the maps of the same particles, in the same order')
     mask, ball, m, n = _mask(_mean([*before, *after])), sphere_mask(before[0].D), _mean(before), _mean(after)
     inside = lambda v: (x := v.data.double() - (v.data*mask).sum()/mask.sum())*mask.sqrt()
     corr = [float((x*y).sum()/(x.norm()*y.norm()).clamp(min=1e-30)) for x, y in zip(map(inside, before), map(inside, after))]

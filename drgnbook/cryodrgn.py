@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['safe_load', 'read_cryodrgn_poses', 'read_cryodrgn_ctf', 'write_cryodrgn', 'write_indices', 'read_indices',
-           'read_cryodrgn_config', 'read_cryodrgn_log', 'load_weights']
+           'read_cryodrgn_config', 'read_cryodrgn_log', 'load_weights', 'weights_epoch']
 
 # %% ../nbs/api/15_cryodrgn.ipynb #2ef8c750
 import pickle, re
@@ -199,15 +199,26 @@ def _numbers(file, root, t):
     if t.offset + sum((n - 1)*s for n, s in zip(t.shape, t.stride)) >= len(x) and 0 not in t.shape: raise MetadataError('a tensor larger than its data')
     return np.lib.stride_tricks.as_strided(x[t.offset:], t.shape, [s*x.itemsize for s in t.stride]).copy()
 
-def load_weights(path, key='model_state_dict') -> dict:      # key: which of the file's dicts
-    "The arrays of a state_dict in a file of `torch.save`, by name. No class is imported and nothing is run."
+def _saved(path, read):      # read(zip, name of the pickle in it, what that holds)
+    "What is read from a file of `torch.save`. No class is imported and nothing is run."
     try:
         with ZipFile(path) as z:
             pkl = next(n for n in z.namelist() if n.endswith('data.pkl'))
             with z.open(pkl) as f: saved = _Weights(f).load()
-            if not isinstance(saved.get(key), dict): raise MetadataError(f'{path} holds no {key}, but {", ".join(map(str, saved))}')
-            return {n: _numbers(z, pkl[:-len('data.pkl')], t) for n, t in saved[key].items() if isinstance(t, _Tensor)}
+            return read(z, pkl, saved)
     except BadZipFile: raise MetadataError(f'{path} is not of torch 1.6 or later: load it with that torch and save it with a newer one') from None
     except MetadataError as e: raise MetadataError(str(e) if str(path) in str(e) else f'{path} is refused: it asks for {e}, and only arrays and plain containers are read') from None
     except (OSError, KeyError): raise
     except Exception as e: raise MetadataError(f'{path} holds no weights: {e!r}') from None
+
+def load_weights(path, key='model_state_dict') -> dict:      # key: which of the file's dicts
+    "The arrays of a state_dict in a file of `torch.save`, by name. No class is imported and nothing is run."
+    def arrays(z, pkl, saved):
+        if not isinstance(saved.get(key), dict): raise MetadataError(f'{path} holds no {key}, but {", ".join(map(str, saved))}')
+        return {n: _numbers(z, pkl[:-len('data.pkl')], t) for n, t in saved[key].items() if isinstance(t, _Tensor)}
+    return _saved(path, arrays)
+
+def weights_epoch(path) -> int:
+    "The epoch that a file of weights is of; 0 if it does not say."
+    epoch = _saved(path, lambda z, pkl, saved: saved.get('epoch'))
+    return epoch if type(epoch) is int else 0

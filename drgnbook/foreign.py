@@ -17,7 +17,7 @@ from jaxtyping import Complex, Float
 # %% ../nbs/api/43_foreign.ipynb #9472551a
 from .pose import Pose
 from .metadata import MetadataError
-from .cryodrgn import load_weights, read_cryodrgn_config, read_cryodrgn_ctf, read_cryodrgn_log, read_cryodrgn_poses, read_indices, safe_load
+from .cryodrgn import load_weights, read_cryodrgn_config, read_cryodrgn_ctf, read_cryodrgn_log, read_cryodrgn_poses, read_indices, safe_load, weights_epoch
 from .particles import Particles
 from .decoder import FourierMLP
 from .run import HISTORY, OPENERS, Run, RunError
@@ -105,14 +105,22 @@ def _config(source, stamp):
     options = dict(zdim=m.get('zdim') or 0, z='encoder' if 'qdim' in m else 'table', pose='table' if d.get('do_pose_sgd') or 'data_norm_mean' in c else 'given', decoder='cryodrgn', keep_every=1, seed=c.get('seed'))
     return dict(version=1, D=D, apix=_apix(source, d.get('ctf'), D), m=0, particles=d.get('particles'), where=[None, d.get('datadir')], contrast='white' if d.get('invert_data', True) else 'dark', options=options, cryodrgn=dict(c, dataset_args=d))
 
+@lru_cache(64)
+def _end(path, stamp):
+    "The epoch that `weights.pkl` is of; 0 if it does not say."
+    try: return weights_epoch(path)
+    except (MetadataError, OSError): return 0
+
 @dataclass(frozen=True)
 class CryodrgnRun(Run):
     "A work directory of cryoDRGN, to be looked at. `folder` is where we keep what we work out."
     source: Path|None = None
 
     def files(self, stem):
-        "`{epoch: path}` of `STEM.N.pkl`, in their order."
+        "`{epoch: path}` of `STEM.N.pkl`, in their order, and of `STEM.pkl`, which the end of a training leaves, if it is later than those."
         found = {int(m[1]): p for p in self.source.glob(f'{stem}.*.pkl') if (m := re.fullmatch(rf'{stem}\.(\d+)\.pkl', p.name))}
+        path, end = self.source/f'{stem}.pkl', self.source/'weights.pkl'
+        if path.exists() and end.exists() and (last := _end(end, end.stat().st_mtime_ns)) > max(found, default=0): found[last] = path
         return {e: found[e] for e in sorted(found) if self.upto is None or e <= self.upto}
     def file(self, stem):
         "`STEM.N.pkl` of the epoch looked at, or `STEM.pkl`."

@@ -157,18 +157,30 @@ def venn(selections, ax=None):      # {name: (N,) bool}, two or three
     return ax
 
 # %% ../nbs/api/52_paths.ipynb #850b5f03
+def _deviations(x):
+    "Robust z-scores: how far from the median, in standard deviations as the median absolute one tells them."
+    off = x.astype(np.float64) - np.median(x)
+    return off/max(1.4826*np.median(abs(off)), 1e-30)
+
+def _measured(run, make):
+    "Agreement and loss of each particle; NaN for what was not measured."
+    unknown = np.full(len(run.z), np.nan)
+    try: seen = run.agreement
+    except RunError: seen = unknown                                # of runs that do not measure it
+    return seen, run.losses() if make or any((p/'loss.npy').exists() for p in run.checkpoints[-1:]) else unknown
+
 def suspects(run: Run,
              far=2.,            # z-score of |z| above which a particle lies far out
              faint=.5,          # agreement with the mean map, in units of the usual one, below which an image shows little
              alone=3.,          # distance to the 15th neighbour, in units of the usual one, above which a particle is alone
+             lossy=3.,          # robust z-score of the loss above which the model explains an image badly
+             make=False,        # the losses, where they have not been made yet
             ) -> 'pd.DataFrame':
-    "What looks like junk, and why: a row a particle; the columns `far`, `faint` and `alone` are selections, `reason` says it in words."
-    z = run.z
-    try: seen = run.agreement
-    except RunError: seen = np.full(len(z), np.nan)                # of runs that do not measure it
+    "What looks like junk, and why: a row a particle; the columns `far`, `faint`, `alone` and `lossy` are selections, `reason` says it in words."
+    z, (seen, loss) = run.z, _measured(run, make)
     reach = knn(z, min(15, len(z) - 1))[1][:, -1].astype(np.float64)
-    t = pd.DataFrame(dict(zscore=zscore(z), agreement=seen/np.nanmedian(seen) if np.isfinite(seen).any() else seen, reach=reach/max(np.median(reach), 1e-30)))
+    t = pd.DataFrame(dict(zscore=zscore(z), agreement=seen/np.nanmedian(seen) if np.isfinite(seen).any() else seen, reach=reach/max(np.median(reach), 1e-30), excess=_deviations(loss)))
     signs = dict(far=(t.zscore > far, 'z lies far out (z-score {:.1f})', t.zscore), faint=(t.agreement < faint, 'little of the mean map ({:.2f} of the usual)', t.agreement),
-                 alone=(t.reach > alone, 'no near neighbours ({:.1f} times the usual distance)', t.reach))
+                 alone=(t.reach > alone, 'no near neighbours ({:.1f} times the usual distance)', t.reach), lossy=(t.excess > lossy, 'badly explained (loss {:.1f} deviations above the usual)', t.excess))
     words = [np.where(m, [say.format(x) for x in value], '') for m, say, value in signs.values()]
     return t.assign(**{name: m for name, (m, *_) in signs.items()}, reason=['; '.join(filter(None, row)) for row in zip(*words)])

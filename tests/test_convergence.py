@@ -99,6 +99,10 @@ def test_maps_with_nothing_in_them(v):
     c = compare_maps([v, v], [v, v])
     assert np.isfinite(c.correlation).all() and np.isfinite(c.fsc).all() and not np.isnan(c.beyond())
 
+@pytest.mark.parametrize('before, after', [(2, 1), (1, 2), (0, 0)])
+def test_maps_without_a_partner(before, after):
+    with pytest.raises(ValueError, match=f'found {before} before and {after} after'): compare_maps([noise(0)]*before, [noise(0)]*after)
+
 def test_one_map_is_not_apart(): assert np.isnan(compare_maps([noise(0)], [noise(1)]).beyond(apart=True)) and compare_maps([noise(0)], [noise(0)]).beyond() == 0
 
 

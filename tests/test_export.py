@@ -216,6 +216,23 @@ def test_opened_as_ours(work, ps):
     assert ex.said == '' and {'images', 'views', 'density'} == set(ex.has) and 'loss' not in ex.known.have and ex.density['D'] == 32
     assert run.evidence(run.z[0]).volume.D == 32 and 'z1' in run.table(k=3) and everything(work) == before
 
+def test_the_end_has_no_number(work):
+    "`weights.pkl` and `z.pkl` are of the last epoch, which --checkpoint may not have numbered; those of a training that was taken up again are of an earlier one, and broken ones of none"
+    def end(epoch):
+        torch.save(dict(epoch=epoch, model_state_dict=network(seed=9)), work/'weights.pkl')
+        (work/'z.pkl').write_bytes(pickle.dumps(z(9)))
+    end(5)
+    run = Run.load(work)
+    assert run.epochs == [1, 2, 5] and np.array_equal(run.z, z(9)) and np.array_equal(run.at(2).z, z(2)) and not torch.equal(run.volume(z(9)[0]).data, run.at(2).volume(z(9)[0]).data)
+    for earlier in (1, 2, None):
+        end(earlier)
+        assert run.epochs == [1, 2] and np.array_equal(run.z, z(2))
+    (work/'weights.pkl').write_bytes(b'cut')
+    assert run.epochs == [1, 2] and np.array_equal(run.z, z(2)) and run.volume(z(9)[0]).D == 32
+    end(2)
+    for p in [*work.glob('weights.?.pkl'), *work.glob('z.?.pkl')]: p.unlink()
+    assert run.epochs == [2] and np.array_equal(run.z, z(9))
+
 def test_also_without_the_star(work):
     "Analysis from the shell opens them too."
     said = subprocess.run([sys.executable, '-c', f'from drgnbook.landscape import analyse\nfrom drgnbook.run import Run\nprint(type(Run.load({str(work)!r})).__name__)'], capture_output=True, text=True, check=True)

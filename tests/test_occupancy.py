@@ -10,9 +10,11 @@ import pandas as pd
 import pytest
 import torch
 
+import drgnbook.evidence      # the method of a run
 from drgnbook.assembly import Assembly, model_mask
-from drgnbook.fit import _focus
-from drgnbook.occupancy import chimerax, class_maps, classify, element_masks, exceptions, occupancy, relative, show_occupancies
+from drgnbook.fit import _focus, fit
+from drgnbook.occupancy import chimerax, class_maps, classify, element_masks, exceptions, occupancy, occupancy_errors, relative, show_occupancies
+from drgnbook.simulate import read_truth, simulate
 from drgnbook.volume import Volume, fsc
 
 CLASS = dict(zip('018 113 288 291 194 457 386 388'.split(), 'BBCCDDEE'))
@@ -174,6 +176,23 @@ def test_errors(two, tmp_path):
     with pytest.raises(ValueError, match='nothing comes or goes'): relative(pd.DataFrame(np.ones((3, 4))), per='matrix')
     found = classify(relative(occupancy(maps, masks)), classes=2)
     with pytest.raises(ValueError, match='2 maps for a table of 3'): class_maps(found, {n: maps[n] for n in ('AB', 'A')})
+
+def test_errors_of_what_particles_say(two, tmp_path):
+    "From images to error bars: B is missing in one state, by no more than its error; of a quarter of the particles the error is twice as large"
+    file, maps = two
+    source = Assembly.from_atoms(file, states={'AB': 'AB', 'A': 'A'}, centre=(96.,)*3, sigma=4.)
+    ps = simulate(source, n=400, D=48, apix=4., snr=.3, junk=0., out=tmp_path/'set')
+    whole = (read_truth(tmp_path/'set').state == 'AB').to_numpy()
+    z = whole + np.random.default_rng(0).uniform(-.4, .4, 400)
+    run = fit(ps, z=z[:, None].astype(np.float32), zdim=1, epochs=1, decoder='basis', device='cpu', where='here', out=tmp_path/'run')
+    found = {name: run.evidence([at], radius=r) for name, at, r in (('AB', 1., .4), ('A', 0., .4), ('few', 0., .1))}
+    occ, err = occupancy_errors(found, element_masks(file, maps['AB']))
+    known = occupancy(maps, element_masks(file, maps['AB']))
+    assert found['AB'].n == pytest.approx(whole.sum()) and occ.shape == err.shape == (3, 2) and (err > 0).all(axis=None)
+    share = occ['B']/occ['A']/(known.loc['AB', 'B']/known.loc['AB', 'A'])
+    assert share['AB'] == pytest.approx(1, abs=.1) and (abs(occ['B']) < 4*err['B'])[['A', 'few']].all() and share['AB'] > 20*err.loc['AB', 'B']/occ.loc['AB', 'A']
+    n = found['A'].n/found['few'].n
+    assert 3 < n < 5 and (err.loc['few']/err.loc['A']).mean() == pytest.approx(n**.5, rel=.4)
 
 def test_class_maps_are_means(two):
     file, maps = two

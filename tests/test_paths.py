@@ -2,9 +2,12 @@
 import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
+from sklearn.metrics import roc_auc_score
 
+from drgnbook.fit import fit
 from drgnbook.paths import anchor_points, density_path, direct_path, graph_path, log_density, overlaps, suspects, venn
 from drgnbook.run import RunError
+from drgnbook.simulate import read_truth, simulate
 
 PATHS = pytest.mark.parametrize('path', [direct_path, graph_path, density_path])
 
@@ -100,11 +103,13 @@ def test_even_steps():
 
 class Trained:
     "As much of a run as `suspects` asks for"
-    def __init__(self, z, agreement): self.z, self._agreement = z, agreement
+    checkpoints = []
+    def __init__(self, z, agreement, loss=None): self.z, self._agreement, self._loss = z, agreement, loss
     @property
     def agreement(self):
         if self._agreement is None: raise RunError('has no agreement')
         return self._agreement
+    def losses(self): return self._loss
 
 def test_suspects(unchecked):
     "Each sign by itself, with its reason; a run that does not measure agreement has two of them"
@@ -115,10 +120,28 @@ def test_suspects(unchecked):
     t = suspects(Trained(z, seen))
     assert t.far[7] and t.alone[7] and not t.faint[7] and t.faint.sum() == 1 and t.faint[3] and len(t) == 500
     assert 'little of the mean map (0.10' in t.reason[3] and 'far out' in t.reason[7] and '; no near neighbours' in t.reason[7]
-    assert ((t.reason == '') == ~(t.far | t.faint | t.alone)).all()
+    assert ((t.reason == '') == ~(t.far | t.faint | t.alone)).all() and not t.lossy.any() and t.excess.isna().all()
     bare = suspects(Trained(z, None))
     assert not bare.faint.any() and bare.agreement.isna().all() and bare.far.equals(t.far)
     assert not suspects(Trained(z, seen), far=99, faint=0, alone=99).reason.any()
+
+def test_high_loss(unchecked):
+    "In deviations that what is lossy does not stretch; none where all are alike"
+    loss = np.random.default_rng(0).normal(1, .01, 500).astype(np.float32)
+    loss[::20] += .1                                        # a twentieth, ten deviations up
+    t = suspects(Trained(cloud(500, 2), None, loss), make=True)
+    assert t.lossy[::20].all() and t.lossy.sum() < 30 and 'badly explained (loss' in t.reason[0] and abs(t.excess[::20].mean() - 10) < 1.5
+    assert suspects(Trained(cloud(500, 2), None, loss), lossy=99, make=True).lossy.sum() == 0
+    assert suspects(Trained(cloud(500, 2), None, np.ones(500, np.float32)), make=True).lossy.sum() == 0
+
+def test_planted_junk_is_lossy(tmp_path):
+    "Overlaps and debris have the map in them, so only the loss tells; measured when asked for, and kept"
+    run = fit(simulate(n=600, D=32, snr=.3, junk=.15, out=tmp_path/'set'), zdim=2, epochs=1, decoder='basis', device='cpu', where='here', out=tmp_path/'run')
+    truth = read_truth(tmp_path/'set')
+    assert not suspects(run).lossy.any() and not list(tmp_path.rglob('loss.npy'))
+    t = suspects(run, make=True)
+    assert roc_auc_score(truth.junk, t.excess) > .95 and t.lossy[truth.state.isin(['overlap', 'debris'])].mean() > .8 and t.lossy[~truth.junk].mean() < .02
+    assert suspects(run).equals(t)
 
 def test_overlaps_count_each_particle_once():
     rng = np.random.default_rng(0)

@@ -1,5 +1,6 @@
 "Scores on cases whose answer is known, and beside the libraries that compute the same."
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -8,10 +9,11 @@ import torch
 
 from drgnbook.assembly import large_subunit
 from drgnbook.fit import fit
-from drgnbook.halves import Halves, halves
+from drgnbook.halves import Halves, compare_runs, halves
+from drgnbook.particles import Particles
 from drgnbook.pose import Pose, align_poses, angle_between, euler_to_R, random_rotations
 from drgnbook.reconstruct import halves_of
-from drgnbook.scores import canonical_correlations, coordinate_scores, information_imbalance, label_scores, neighbour_similarity, purity
+from drgnbook.scores import canonical_correlations, coordinate_scores, information_imbalance, label_scores, neighbour_similarity, purity, shared_neighbours
 from drgnbook.simulate import read_truth, simulate
 from drgnbook.validate import Truth, fsc_area, fsc_ceiling, map_scores, pose_scores, score, truth_of, validate
 from drgnbook.volume import Volume, fsc
@@ -75,6 +77,19 @@ def test_neighbours_by_brute_force():
     for k in (1, 7, 30):
         brute = np.mean([len({*i} & {*j})/k for i, j in zip(near(a, k), near(b, k))])
         assert neighbour_similarity(a, b, k) == pytest.approx(brute)
+
+def test_neighbours_of_each_particle():
+    "Their mean is the similarity; who has gone elsewhere has none in common, who stayed all but that one"
+    z = np.random.default_rng(0).normal(size=(200, 2))
+    moved = z.copy(); moved[17] = [9, 9]
+    each = shared_neighbours(z, moved, 10)
+    assert each.shape == (200,) and each.argmin() == 17 and each[17] == 0 and each.mean() == pytest.approx(neighbour_similarity(z, moved, 10)) and (np.delete(each, 17) >= .9).all()
+
+@pytest.mark.parametrize('f', [shared_neighbours, neighbour_similarity, information_imbalance, canonical_correlations, coordinate_scores])
+@pytest.mark.parametrize('n', [90, 130])
+def test_spaces_of_other_particles(f, n):
+    z = np.random.default_rng(0).normal(size=(n, 2))
+    with pytest.raises(ValueError, match=f'of the same particles are compared, found {n} and 110: give the rows'): f(z, np.ones((110, 2))*np.arange(110)[:, None])
 
 def test_imbalance_by_brute_force():
     rng = np.random.default_rng(0)
@@ -233,6 +248,40 @@ def test_halves_share_no_particle(two_states, tmp_path):
     assert np.array_equal(same.half, h.half) and [r.folder for r in runs] == [r.folder for r in same.runs]
     for a, b in zip(h.runs, same.runs): assert np.allclose(a.z, b.z, atol=1e-5) and a.volume(a.z[0]).fsc(b.volume(b.z[0]))[1:].min() > .9999      # to the bit but for where arrays lie in memory
     with pytest.raises(FileNotFoundError, match='no half-sets'): Halves.load(tmp_path)
+
+def halves_at(a, b):
+    "Two models that put the particles at these places"
+    h = Halves(Path(), np.arange(len(a)) % 2, ())
+    vars(h)['z'] = np.stack([a, b])
+    return h
+
+def test_agreement_of_each_particle():
+    "1 for the same space turned and stretched, chance for a shuffled one; one that was moved on purpose is last"
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=(400, 2)).astype(np.float32)
+    turned = z @ np.array([[0, 2], [-2, 0]], np.float32) + 5
+    assert np.array_equal(halves_at(z, turned).per_particle(), np.ones(400))
+    chance = halves_at(z, rng.permutation(turned)).per_particle()
+    assert chance.shape == (400,) and chance.mean() == pytest.approx(.05, abs=.01)
+    turned[123] = turned[np.linalg.norm(turned - turned[123], axis=1).argmax()] + .01
+    moved = halves_at(z, turned).per_particle(10)
+    assert moved.argmin() == 123 and moved[123] < .1 and np.delete(moved, 123).min() >= .8
+
+def test_runs_of_the_same_particles(two_states, tmp_path):
+    "In whatever order; of others it says how many, and what to do"
+    run, here = two_states
+    ps = Particles.read(here/'set/particles.star')          # 700, of which the run has 650, the other way round
+    other = fit(ps[:650], out=tmp_path/'other', **{**SMALL, 'zdim': 3})
+    t = compare_runs(run, other)
+    assert t['canonical correlation 1'] > .9 and t['neighbours in common, of 32'] > .3 and t['maps, area'] > t['maps, area, others'] and t.notna().all()
+    same = compare_runs(run, run, q=0)
+    assert np.allclose(same[:3], 1) and same['information imbalance, 0 → 1'] < .01 and 'maps, area' not in same
+    more = fit(ps[50:], out=tmp_path/'more', **SMALL)          # as many, but not the same
+    with pytest.raises(ValueError, match='600 images are in both runs, 50 only in .*run, 50 only in .*more; common=True'): compare_runs(run, more)
+    assert compare_runs(run, more, q=2, common=True)['canonical correlation 1'] > .9
+    few = fit(ps[650:], out=tmp_path/'few', **SMALL)
+    with pytest.raises(ValueError, match='0 images are in both runs, .*a.place'): compare_runs(few, run, common=True)
+    with pytest.raises(ValueError, match='zdim 0'): compare_runs(run, fit(ps[:650], out=tmp_path/'bare', **{**SMALL, 'zdim': 0}))
 
 def test_halves_take_their_rows_of_a_known_z(two_states, tmp_path):
     run, _ = two_states
