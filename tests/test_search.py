@@ -32,7 +32,7 @@ def test_from_nothing(real, found):
     "Poses up to a turn and the hand; halves that agree; a map; a history"
     deg, far = pose_error(real.pose, found.pose)
     assert deg.median() < 1.5 and (deg < 20).float().mean() > .9 and far.median() < .4*real.apix
-    assert found.agreement > .4 and list(found.history.how) == ['search', 'search', 'polish', 'polish', 'polish']
+    assert found.agreement > .4 and list(found.history.how) == 4*['search'] + 2*['polish']
     assert found.history.turn.iloc[-1] < found.history.turn.iloc[0] and 'hand' in repr(found)
     assert .3 < float(found.spread.median()/deg.median()) < 3
 
