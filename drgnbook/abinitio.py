@@ -24,7 +24,7 @@ from .metadata import pd
 from .volume import Volume, fsc, sphere_mask
 from .particles import Particles, chunks, progress
 from .data import Data, load_data
-from .search import Searcher, Seen, Slicer, at_border, coarse, finer, gain, look, moved, polish, spread, turned
+from .search import Searcher, Seen, Slicer, at_border, coarse, finer, gain, look, moved, polish, room, spread, turned
 from .reconstruct import Accumulator, Reconstruction, Solver, reconstruct, snr_of
 
 # %% ../nbs/api/35_abinitio.ipynb #00311bc0
@@ -83,7 +83,7 @@ class Attempt:
         s = Slicer(self.map)(v.k, R)
         for a in self.sums: a.data.mul_(keep); a.weight.mul_(keep)
         square, likely = v.f.abs().square().sum(0)*v.w, 0.
-        for h, part in enumerate(chunks(len(v), 8*len(self.T)*len(R) + 16*len(self.T)*len(v.w), min(2**28, 4*len(self.T)*len(R)*len(v)))):
+        for h, part in enumerate(chunks(len(v), 8*len(self.T)*len(R) + 16*len(self.T)*len(v.w), min(2*room(R.device), 4*len(self.T)*len(R)*len(v)))):
             num, den, l = expect(v[part], s, self.T)
             square = square - 2*(num*s.conj()).real.sum(0) + (den*s.abs().square()).sum(0)
             root = den.clamp(min=1e-12).sqrt()
@@ -99,7 +99,7 @@ def placed(v: Seen, map: Volume, T, level=2) -> Pose:
     "The best pose of each image on the coarse grid, polished."
     slicer, R = Slicer(map, gradient=True), hopf_grid(level).to(v.k.device)
     s = slicer(v.k, R)
-    best = [coarse(v[c], s, T, 1) for c in chunks(len(v), 8*len(T)*len(s))]
+    best = [coarse(v[c], s, T, 1) for c in chunks(len(v), 8*len(T)*len(s), room(s.device))]
     i, t = (torch.cat(x)[:, 0] for x in zip(*best))
     return polish(v, slicer, Pose(R[i], t), 3)[0]
 
@@ -166,11 +166,11 @@ def reorient(v: Seen, how: str, finder: Searcher, s, pose: Pose, r: float):
 
 @torch.no_grad()
 def sweep(data: Data, map: Volume, w, pose: Pose, how: str, r: float, T, desc='', tell=_quiet):
-    "New poses of all images, batch by batch: working memory is some 200 MB."
+    "New poses of all images, batch by batch, as many as there is `room` for."
     finder = Searcher(Slicer(map, gradient=True), T)
     s = finder.prepare(look(data, torch.arange(1, device=data.device), r, w)) if how == 'search' else None
-    found = []
-    for i in progress(torch.arange(len(data), device=data.device).split(max(1, 2**15//len(data.lattice))), desc):
+    found, each = [], max(2**12*len(data.lattice), 8*len(T)*72*8**finder.level)          # bytes of an image: slopes, or all rotations at all shifts
+    for i in progress(torch.arange(len(data), device=data.device).split(max(1, room(data.device)//each)), desc):
         tell(f'{desc}: {int(i[0]):,} of {len(data):,} images')
         found.append(reorient(look(data, i, r, w), how, finder, s, pose[i], r))
     return Pose(torch.cat([p.R for p, _ in found]), torch.cat([p.t for p, _ in found])), torch.cat([h for _, h in found])
@@ -181,7 +181,7 @@ def ring_weights(data: Data, map: Volume, pose: Pose, r: float, n=1000) -> Float
     i = torch.linspace(0, len(data) - 1, min(n, len(data)), device=data.device).round().long()
     v = look(data, i, data.lattice.D, torch.ones(len(data.lattice), device=data.device))
     m, slicer, total = len(v.upto(min(r, map.D//2 - 1)).w), Slicer(map), 0.
-    for c in chunks(len(i), 200*len(v.w)):
+    for c in chunks(len(i), 200*len(v.w), room(v.w.device)):
         f, p = shift(v.f[c], v.freqs, pose.t[i[c]]), pose.R[i[c]]
         f[:, :m] -= v.ctf[c][:, :m]*slicer(v.k[:m], p)
         total = total + f.abs().square().sum(0)

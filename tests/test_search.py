@@ -1,6 +1,7 @@
 "Poses from nothing and poses improved, and what a search says when there is nothing to find."
-import importlib
+import importlib, weakref
 import numpy as np, pytest, torch
+from drgnbook.hopf import shift_grid
 from drgnbook.pose import Pose, angle_between, flip_poses, pose_error, random_rotations, rotvec_to_R
 from drgnbook.metadata import MetadataError
 from drgnbook.particles import Particles
@@ -8,8 +9,16 @@ from drgnbook.volume import Volume
 from drgnbook.assembly import large_subunit
 from drgnbook.simulate import simulate
 from drgnbook.reconstruct import reconstruct
+from drgnbook.fourier import Lattice
+from drgnbook.ctf import ctf_params
+from drgnbook.data import Data, load_data
+from drgnbook.search import look, room
 from drgnbook.abinitio import NothingFound, abinitio, check_search, refine_poses, unseen
 from drgnbook.fit import fit
+
+def module(name):
+    "A module whose own name in the package may be that of its function"
+    return importlib.import_module(f'drgnbook.{name}')
 
 
 @pytest.fixture(scope='module')
@@ -49,6 +58,37 @@ def test_noise_is_not_a_particle(tmp_path):
     "Pure noise: it says that it found nothing"
     ps = simulate({'none': Volume(torch.randn(32, 32, 32, generator=torch.Generator().manual_seed(0)), 10.)}, n=300, D=32, snr=1e-8, junk=0., out=tmp_path/'noise')
     with pytest.raises(NothingFound, match='nothing was found'): abinitio(ps, starts=1)
+
+@pytest.mark.parametrize('D', [32, 128])
+def test_a_look_holds_its_rings_only(monkeypatch, D):
+    "Of many images the first coefficients stay, and nothing behind them; all coefficients are held of a few at a time, in any box"
+    held, most, lattice, N = [], [], Lattice(D, 4.), 3000
+    def read(i):
+        pairs = (i.flip(0)[:, None, None] + torch.arange(2*len(lattice)).view(-1, 2) % 97).half()
+        held.append(weakref.ref(pairs)); most.append(sum(p().nbytes for p in held if p() is not None))
+        return pairs, torch.arange(len(i)).flip(0)
+    data = Data(lattice, read, ctf_params(dfu=torch.full((N,), 1e4)), torch.ones(N), torch.ones(len(lattice)))
+    plain = data.images(torch.arange(100))
+    held.clear(); most.clear(); monkeypatch.setattr(module('search'), 'room', lambda device: 2**21)
+    v = look(data, torch.arange(N), 10., data.weight)
+    assert v.f.untyped_storage().nbytes() == N*8*len(v.w) and v.ctf.shape == v.f.shape == (N, lattice.upto(4*D/10))
+    assert len(most) > 3 and max(most) <= 2**21
+    assert torch.equal(v.f[:100], plain[:, :v.f.shape[1]]) and torch.equal(look(data, torch.arange(100), 2*D, data.weight).f, plain)
+
+def test_room(monkeypatch):
+    "On a card batches are as large as an eighth of what is free there; on a processor as always"
+    asked = []
+    monkeypatch.setattr(torch.cuda, 'mem_get_info', lambda device: asked.append(device) or (4*2**30, 11*2**30))
+    assert room('cuda:1') == room(torch.device('cuda', 1)) == 2**29 and room('cpu') == 2**27 and len(asked) == 2
+
+def test_many_shifts_small_batches(particles, monkeypatch):
+    "Four times the reach has sixteen times the shifts: there is no more room for it, so fewer images go at once"
+    search, batches = module('abinitio'), []
+    inner = search.reorient
+    monkeypatch.setattr(search, 'reorient', lambda v, how, finder, *args: batches.append((len(v), len(finder.T))) or inner(v, 'polish', finder, *args))
+    data, map, w = load_data(particles), large_subunit().volume(large_subunit().states[0], 32, particles.apix), torch.ones(len(Lattice(32)))
+    for reach in (3., 12.): search.sweep(data, map, w, particles.pose, 'search', 10., shift_grid(reach*particles.apix, particles.apix))
+    assert all(8*b*T*4608 <= 2**27 for b, T in batches) and batches[0][0] > 4*batches[-1][0]
 
 def test_one_view(particles, tmp_path):
     "All images from one side, however turned in their plane"
@@ -107,7 +147,7 @@ def test_fit_refines(particles, tmp_path):
 def test_a_search_stops_and_begins_again(particles, tmp_path, monkeypatch):
     "Asked to stop in its second batch: it looks at no third, leaves nothing half-written, and the next start finds the poses"
     from drgnbook.run import Run
-    search, batches, folder = importlib.import_module('drgnbook.abinitio'), [], tmp_path/'run'          # the package's own name `abinitio` is the function
+    search, batches, folder = module('abinitio'), [], tmp_path/'run'
     inner = search.reorient
     def asking(*args):
         batches.append(1)
