@@ -2,7 +2,7 @@
 import importlib, weakref
 import numpy as np, pytest, torch
 from drgnbook.hopf import shift_grid
-from drgnbook.pose import Pose, angle_between, flip_poses, pose_error, random_rotations, rotvec_to_R
+from drgnbook.pose import Pose, angle_between, flip_poses, point_group, pose_error, random_rotations, rotvec_to_R
 from drgnbook.metadata import MetadataError
 from drgnbook.particles import Particles
 from drgnbook.volume import Volume
@@ -11,6 +11,7 @@ from drgnbook.simulate import simulate
 from drgnbook.reconstruct import reconstruct
 from drgnbook.fourier import Lattice
 from drgnbook.ctf import ctf_params
+from drgnbook.forward import Blobs
 from drgnbook.data import Data, load_data
 from drgnbook.search import look, room
 from drgnbook.abinitio import NothingFound, abinitio, check_search, refine_poses, unseen
@@ -89,6 +90,62 @@ def test_many_shifts_small_batches(particles, monkeypatch):
     data, map, w = load_data(particles), large_subunit().volume(large_subunit().states[0], 32, particles.apix), torch.ones(len(Lattice(32)))
     for reach in (3., 12.): search.sweep(data, map, w, particles.pose, 'search', 10., shift_grid(reach*particles.apix, particles.apix))
     assert all(8*b*T*4608 <= 2**27 for b, T in batches) and batches[0][0] > 4*batches[-1][0]
+
+@pytest.mark.slow
+def test_symmetry(tmp_path):
+    "Four equal parts around an axis: poses up to that symmetry, a map that has it"
+    gen, group = torch.Generator().manual_seed(0), point_group('C4')
+    part = torch.randn(25, 3, generator=gen)*torch.tensor([16., 16., 28.]) + torch.tensor([50., 0., 0.])
+    four = Blobs(torch.cat([part @ S.T for S in group]), (torch.rand(25, generator=gen) + .3).repeat(4), 8.).to_volume(32, 8.)
+    ps = simulate({'four': four}, n=1000, D=32, snr=.5, junk=0., out=tmp_path/'four')
+    found = abinitio(ps, symmetry='C4')
+    deg, far = pose_error(ps.pose, found.pose, 'C4')
+    assert deg.median() < 2 and (deg < 20).float().mean() > .9 and far.median() < .4*ps.apix and found.agreement > .6
+    assert pose_error(ps.pose, found.pose)[0].median() > 30          # which of the four it is nobody can know
+    map = found.reconstruction.volume.data[1:, 1:, 1:]               # its centre is a voxel
+    assert torch.corrcoef(torch.stack([map.flatten(), map.rot90(1, (1, 2)).flatten()]))[0, 1] > .95
+
+@pytest.mark.slow
+def test_images_of_one_view(tmp_path, monkeypatch):
+    "A real search in images of one side, however turned in their plane: no map is handed out"
+    psi = torch.tensor(rotvec_to_R(np.c_[np.zeros((500, 2)), np.linspace(0, 360, 500)])).float()
+    monkeypatch.setattr(module('simulate'), 'random_views', lambda *_, **__: psi @ random_rotations(1, torch.Generator().manual_seed(0)))
+    sub = large_subunit()
+    ps = simulate({'E': sub.volume(sub.states[0], 32, sub.box/32)}, n=500, D=32, snr=.5, junk=0., out=tmp_path/'one')
+    assert unseen(ps.pose.R) > .75
+    with pytest.raises(NothingFound, match='XX'): abinitio(ps)
+
+class Ended(Exception): "Somebody stops a search."
+
+def stops(at):
+    "What a search tells ends it there."
+    def tell(words):
+        if words.startswith(at): raise Ended
+    return tell
+
+def same(a, b):
+    "Two searches that found the same, to the bit; only their times differ"
+    poses = torch.equal(a.pose.R, b.pose.R) and torch.equal(a.pose.t, b.pose.t) and torch.equal(a.spread, b.spread)
+    return poses and a.history.drop(columns='seconds').equals(b.history.drop(columns='seconds')) and torch.equal(a.reconstruction.volume.data, b.reconstruction.volume.data)
+
+def test_rounds_are_kept(particles, tmp_path, monkeypatch):
+    "Stopped after the first round, and in the third: it goes on after the last whole round, to the same end"
+    off, how = particles.with_poses(Pose(particles.pose.R, particles.pose.t + particles.apix)), []
+    whole = refine_poses(off)
+    search, sweep = module('abinitio'), module('abinitio').sweep
+    monkeypatch.setattr(search, 'sweep', lambda *args: how.append(args[4]) or sweep(*args))
+    for at in ('round 2 of 6', 'round 3 of 6'):          # as they begin
+        with pytest.raises(Ended): refine_poses(off, tell=stops(at), keep=tmp_path/'kept.pt')
+    assert same(whole, refine_poses(off, keep=tmp_path/'kept.pt'))
+    assert how == 5*['around'] + 3*['polish']          # the second and the third had begun before
+
+@pytest.mark.slow
+def test_a_search_from_nothing_is_kept(particles, tmp_path):
+    "A second start has the maps from noise behind it, and finds the same"
+    whole, told = abinitio(particles, starts=1), []
+    with pytest.raises(Ended): abinitio(particles, starts=1, tell=stops('round 2 of 6'), keep=tmp_path/'kept.pt')
+    found = abinitio(particles, starts=1, tell=told.append, keep=tmp_path/'kept.pt')
+    assert same(whole, found) and found.agreement == whole.agreement and told[0].startswith('round 2 of 6')
 
 def test_one_view(particles, tmp_path):
     "All images from one side, however turned in their plane"
