@@ -1,20 +1,21 @@
 "Poses from nothing and poses improved, and what a search says when there is nothing to find."
 import importlib, weakref
-import numpy as np, pytest, torch
+from dataclasses import replace
+import numpy as np, pandas as pd, pytest, torch
 from drgnbook.hopf import shift_grid
 from drgnbook.pose import Pose, angle_between, flip_poses, point_group, pose_error, random_rotations, rotvec_to_R
 from drgnbook.metadata import MetadataError
 from drgnbook.particles import Particles
 from drgnbook.volume import Volume
 from drgnbook.assembly import large_subunit
-from drgnbook.simulate import simulate
+from drgnbook.simulate import read_truth, simulate
 from drgnbook.reconstruct import reconstruct
 from drgnbook.fourier import Lattice
 from drgnbook.ctf import ctf_params
 from drgnbook.forward import Blobs
 from drgnbook.data import Data, load_data
 from drgnbook.search import look, room
-from drgnbook.abinitio import NothingFound, abinitio, check_search, refine_poses, unseen
+from drgnbook.abinitio import NothingFound, Oriented, abinitio, check_search, refine_poses, unseen
 from drgnbook.fit import fit
 
 def module(name):
@@ -164,7 +165,6 @@ def test_reach_makes_sense(particles):
 @pytest.mark.parametrize('columns, what', [(['dfu'], 'no CTF'), (['apix'], 'no pixel size')])
 def test_what_is_missing(particles, columns, what):
     "A search needs CTF and pixel size, and no poses"
-    from dataclasses import replace
     ps = replace(particles, md=replace(particles.md, table=particles.table.drop(columns=columns)))
     with pytest.raises(MetadataError, match=what): abinitio(ps)
 
@@ -185,7 +185,6 @@ def test_refined(particles):
 @pytest.mark.slow
 def test_fit_without_poses(real, tmp_path):
     "The loop is the same; the file needs no poses; found ones are written, and a second start does not search again"
-    from dataclasses import replace
     bare = replace(real, md=replace(real.md, table=real.table.drop(columns=['rx', 'ry', 'rz', 'tx', 'ty'])))
     run = fit(bare, zdim=0, pose='search', epochs=1, width=32, depth=1, out=tmp_path/'run', where='here', device='cpu')
     assert pose_error(real.pose, run.pose)[0].median() < 1.5
@@ -199,7 +198,8 @@ def test_fit_refines(particles, tmp_path):
     run = fit(particles.with_poses(off), zdim=2, pose='refine', epochs=1, width=32, depth=1, out=tmp_path/'run', where='here', device='cpu')
     assert pose_error(particles.pose, run.pose)[1].median() < .3*particles.apix and run.z.shape == (len(particles), 2)
     assert angle_between(Particles.read(tmp_path/'run'/'found.star', datadir=particles.where[0]).pose.R, run.pose.R).max() < .1
-    assert {'changed', 'turn', 'search_res'} <= set(open(tmp_path/'run'/'search.csv').readline().strip().split(','))
+    assert {'changed', 'turn', 'search_res'} <= set(run.search) and len(run.search) == 6 and run.searched['agreement'] is None
+    assert 'refined before: map' in repr(run) and 'hand' not in repr(run)          # theirs is that of the poses given
 
 def test_a_search_stops_and_begins_again(particles, tmp_path, monkeypatch):
     "Asked to stop in its second batch: it looks at no third, leaves nothing half-written, and the next start finds the poses"
@@ -217,3 +217,75 @@ def test_a_search_stops_and_begins_again(particles, tmp_path, monkeypatch):
     assert not {p.name for p in folder.iterdir()} & {'found.npy', 'found.star', 'spread.npy', 'search.csv'} and not run.asked('stop')
     run.resume(where='here')
     assert len(batches) > 40 and pose_error(particles.pose, run.pose)[1].median() < .3*particles.apix and len(run.history) == 1
+
+def test_a_run_stops_after_a_round(particles, tmp_path, monkeypatch):
+    "Asked to stop in the second round of its search: the first is not searched again, and the end is that of a run that was not stopped"
+    from drgnbook.run import Run
+    search, how, folder, inner = module('abinitio'), [], tmp_path/'run', module('abinitio').sweep
+    def asking(*args):
+        how.append(args[4])
+        if len(how) == 2: Run.load(folder).ask('stop')
+        return inner(*args)
+    off = particles.with_poses(Pose(particles.pose.R, particles.pose.t + particles.apix))
+    quick = dict(zdim=0, pose='refine', epochs=1, width=32, depth=1, where='here', device='cpu')
+    whole = fit(off, out=tmp_path/'whole', **quick)
+    monkeypatch.setattr(search, 'sweep', asking)
+    run = fit(off, out=folder, **quick)
+    assert run.state.startswith('stopped') and (folder/'search.pt').exists() and not len(run.search)
+    run.resume(where='here')
+    assert how == 4*['around'] + 3*['polish'] and not (folder/'search.pt').exists()
+    assert torch.equal(run.pose.R, whole.pose.R) and torch.equal(run.pose.t, whole.pose.t) and run.search.drop(columns='seconds').equals(whole.search.drop(columns='seconds'))
+
+def found_by_chance(monkeypatch, pose, **more):
+    "In place of a search from nothing: it finds these poses, and counts how often it was asked"
+    asked = []
+    def search(ps, *args, **kw):
+        asked.append(kw)
+        return replace(Oriented(pose, torch.ones(len(ps)), pd.DataFrame(dict(round=[1], changed=[.5], turn=[2.], search_res=[20.])), reconstruct(ps.with_poses(pose)), .87, .02), **more)
+    monkeypatch.setattr(module('train'), 'abinitio', search)
+    return asked
+
+def test_a_run_says_what_was_found(particles, tmp_path, monkeypatch):
+    "How far two halves agreed, the resolution, the rounds; that the hand is undetermined; shifts at the border if they are many"
+    found_by_chance(monkeypatch, particles.pose)
+    quick = dict(zdim=0, pose='search', epochs=1, width=32, depth=1, where='here', device='cpu')
+    run = fit(particles, out=tmp_path/'run', **dict(quick, pose='search+table'))
+    assert 0 < (run.pose.R - particles.pose.R).abs().max() < .2          # and the gradient goes on from there
+    assert run.searched['agreement'] == .87 and run.searched['border'] == .02 and run.search.changed.tolist() == [.5]
+    for said in (repr(run), run._repr_html_()): assert 'halves agree to 87%' in said and f'{run.searched["resolution"]:.3g} Å' in said and 'the hand is undetermined: volume.flip() gives the other' in said and 'at the border' not in said
+    found_by_chance(monkeypatch, particles.pose, border=.4)
+    assert '40% of the shifts at the border' in repr(fit(particles, out=tmp_path/'rim', **quick))
+
+@pytest.mark.slow
+def test_what_was_found_goes_on_by_gradient(tmp_path, monkeypatch):
+    "Joint refinement of what a search has left: poses that are off by 4° and half a pixel get better while z is learnt; a stop in between searches nothing again"
+    gen, unit = torch.Generator().manual_seed(0), lambda x: torch.nn.functional.normalize(x, dim=-1)
+    xyz = torch.cat([torch.randn(40, 3, generator=gen)*22, torch.tensor([75., 30., 0.]) + torch.randn(12, 3, generator=gen)*7])
+    with_arm = lambda a: Blobs(xyz, torch.cat([torch.ones(40), torch.full((12,), a)]), 9.).to_volume(32, 8.)
+    ps = simulate({'without': with_arm(0.), 'with': with_arm(1.)}, n=1000, D=32, snr=1., junk=0., out=tmp_path/'set')
+    turn = torch.tensor(rotvec_to_R(unit(torch.randn(len(ps), 3, generator=gen)).numpy()*4)).float()
+    off = Pose(turn @ ps.pose.R, ps.pose.t + unit(torch.randn(len(ps), 2, generator=gen))*ps.apix/2)
+    asked, Trainer = found_by_chance(monkeypatch, off), module('train').Trainer
+    step = Trainer.step
+    def stopping(self, *batch):
+        if (self.state['epoch'], self.state['step']) == (4, 20): self.stop.append(True)
+        return step(self, *batch)
+    monkeypatch.setattr(Trainer, 'step', stopping)
+    run = fit(ps, zdim=2, z='encoder', pose='search+table', grow=2., epochs=10, width=64, encoder_width=64, sample=.3, lr=4e-3, out=tmp_path/'run', where='here', device='cpu')
+    assert run.state.startswith('stopped in epoch 5') and np.allclose(np.load(tmp_path/'run'/'found.npy')[:, 9:], off.t)
+    monkeypatch.undo()
+    run.resume(where='here')
+    assert len(asked) == 1 and run.state.startswith('finished') and 'hand' in repr(run)
+    deg, far = (x/y.clamp(min=1e-6) for x, y in zip(map(torch.median, pose_error(ps.pose, run.pose)), map(torch.median, pose_error(ps.pose, off))))
+    state = (read_truth(tmp_path/'set').state == 'with').to_numpy()
+    z1 = np.c_[run.z, np.ones(len(ps))]
+    told = ((z1 @ np.linalg.lstsq(z1, state.astype(float), rcond=None)[0] > .5) == state).mean()
+    assert deg < .92 and far < .75 and told > .9
+
+@pytest.mark.parametrize('pose, what', [('refine+table', 'no poses'), ('search+table', 'no CTF'), ('table+search', 'search.table')])
+def test_words_of_two_phases(particles, tmp_path, pose, what):
+    "Checked like their first word; an unknown pair is refused"
+    gone = dict(zip(['refine+table', 'search+table', 'table+search'], [['rx'], ['dfu'], []]))[pose]
+    ps = replace(particles, md=replace(particles.md, table=particles.table.drop(columns=gone)))
+    with pytest.raises(ValueError, match=what): fit(ps, pose=pose, out=tmp_path/'run', where='here', device='cpu')
+    assert not (tmp_path/'run').exists()
