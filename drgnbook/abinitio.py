@@ -255,7 +255,8 @@ def _border(pose, T):
 
 def _seen_from_all_sides(pose, group):
     lost = unseen((pose.R[:, None] @ group.to(pose.R)).flatten(0, 1))
-    if lost > .5: raise NothingFound(f'all images show nearly the same view ({lost:.0%} of the directions in Fourier space were never seen): a map cannot be made of them')
+    if .1 < lost <= .3: warn(f'{lost:.0%} of the directions in Fourier space were hardly ever seen: along them the map is smeared')
+    if lost > .3: raise NothingFound(f'all images show nearly the same view ({lost:.0%} of the directions in Fourier space were never seen): a map cannot be made of them')
 
 # %% ../nbs/api/35_abinitio.ipynb #092b6aa7
 def _from_noise(data, reach, symmetry, seed, starts, tell):
