@@ -3,14 +3,14 @@
     python benchmarks/search.py poses|refine|het|speed [--map MAP.mrc --apix 6.55] [--n 5000] [--seeds 5] [--threads 2] [--peer .peer/bin/python]
 
 Of a real map: particles of 64 px, uniform views, shifts of 8 Å, CTF, no junk; without noise and at SNR 0.1. Each seed is another set of images and another start. Errors are medians after one turn,
-one move and the hand are taken away (`pose_error`). `het`: particles of EMPIAR-10076's four major states (SNR 0.63 inside 105 Å); by state, median error and share beyond 10°. `speed`: images a second in
+one move and the hand are taken away (`pose_error`), of rotations also as |R - R'|² (`frobenius2`, the unit of the first paper). `het`: particles of EMPIAR-10076's four major states (SNR 0.63 inside 105 Å); by state, median error and share beyond 10°. `speed`: images a second in
 `opt_theta_trans` of `cryodrgn abinit` and `abinit_het_old` (timed from outside; its defaults but for the grid asked for and batches of 4: each of 16 takes minutes of one thread), and in `Searcher` and `polish`, batches by turns.
 """
 import math, subprocess, tempfile, time
 from pathlib import Path
 import numpy as np, torch
 from fastcore.script import call_parse
-from drgnbook import NothingFound, Pose, Searcher, Slicer, Volume, abinitio, angle_between, kmeans, label_scores, load_data, look, polish, pose_error, read_truth, reconstruct, refine_poses, ring_weights, rotvec_to_R, shift_grid, simulate, subspace
+from drgnbook import NothingFound, Pose, Searcher, Slicer, Volume, abinitio, angle_between, kmeans, label_scores, load_data, look, polish, pose_error, pose_scores, read_truth, reconstruct, refine_poses, ring_weights, rotvec_to_R, shift_grid, simulate, subspace
 from sets import Peer, assembling_set, env, machine
 
 
@@ -20,8 +20,8 @@ def images(folder, map, apix, n, snr, seed, D=64):
 
 
 def line(ps, found, seconds, **more):
-    deg, far = pose_error(ps.pose, found)
-    return dict(more, deg=round(float(deg.median()), 3), wrong=round(float((deg > 10).float().mean()), 3), px=round(float(far.median())/ps.apix, 3), seconds=round(seconds))
+    (deg, far), F = pose_error(ps.pose, found), pose_scores(found, ps.pose)['Frobenius² median']
+    return dict(more, deg=round(float(deg.median()), 3), frobenius2=round(F, 5), wrong=round(float((deg > 10).float().mean()), 3), px=round(float(far.median())/ps.apix, 3), seconds=round(seconds))
 
 
 def poses(folder, map, apix, n, seeds):

@@ -10,6 +10,8 @@ __all__ = ['AGREE', 'extent', 'expect', 'by_ring', 'Attempt', 'placed', 'pose_ag
 # %% ../nbs/api/35_abinitio.ipynb #0405d22c
 import math, time
 from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 from warnings import warn
 import numpy as np, torch
 from torch import Tensor
@@ -20,11 +22,11 @@ from .fourier import Lattice, shell_mean, shift
 from .pose import Pose, angle_between, point_group, pose_error, random_rotations
 from .hopf import healpix, hopf_grid, shift_grid
 from .cores import affine
-from .metadata import pd
+from .metadata import atomic, pd
 from .volume import Volume, fsc, sphere_mask
 from .particles import Particles, chunks, progress
 from .data import Data, load_data
-from .search import Searcher, Seen, Slicer, at_border, coarse, finer, gain, look, moved, polish, spread, turned
+from .search import Searcher, Seen, Slicer, at_border, coarse, finer, gain, look, moved, polish, room, spread, turned
 from .reconstruct import Accumulator, Reconstruction, Solver, reconstruct, snr_of
 
 # %% ../nbs/api/35_abinitio.ipynb #00311bc0
@@ -83,7 +85,7 @@ class Attempt:
         s = Slicer(self.map)(v.k, R)
         for a in self.sums: a.data.mul_(keep); a.weight.mul_(keep)
         square, likely = v.f.abs().square().sum(0)*v.w, 0.
-        for h, part in enumerate(chunks(len(v), 8*len(self.T)*len(R) + 16*len(self.T)*len(v.w), min(2**28, 4*len(self.T)*len(R)*len(v)))):
+        for h, part in enumerate(chunks(len(v), 8*len(self.T)*len(R) + 16*len(self.T)*len(v.w), min(2*room(R.device), 4*len(self.T)*len(R)*len(v)))):
             num, den, l = expect(v[part], s, self.T)
             square = square - 2*(num*s.conj()).real.sum(0) + (den*s.abs().square()).sum(0)
             root = den.clamp(min=1e-12).sqrt()
@@ -99,7 +101,7 @@ def placed(v: Seen, map: Volume, T, level=2) -> Pose:
     "The best pose of each image on the coarse grid, polished."
     slicer, R = Slicer(map, gradient=True), hopf_grid(level).to(v.k.device)
     s = slicer(v.k, R)
-    best = [coarse(v[c], s, T, 1) for c in chunks(len(v), 8*len(T)*len(s))]
+    best = [coarse(v[c], s, T, 1) for c in chunks(len(v), 8*len(T)*len(s), room(s.device))]
     i, t = (torch.cat(x)[:, 0] for x in zip(*best))
     return polish(v, slicer, Pose(R[i], t), 3)[0]
 
@@ -166,11 +168,11 @@ def reorient(v: Seen, how: str, finder: Searcher, s, pose: Pose, r: float):
 
 @torch.no_grad()
 def sweep(data: Data, map: Volume, w, pose: Pose, how: str, r: float, T, desc='', tell=_quiet):
-    "New poses of all images, batch by batch: working memory is some 200 MB."
+    "New poses of all images, batch by batch, as many as there is `room` for."
     finder = Searcher(Slicer(map, gradient=True), T)
     s = finder.prepare(look(data, torch.arange(1, device=data.device), r, w)) if how == 'search' else None
-    found = []
-    for i in progress(torch.arange(len(data), device=data.device).split(max(1, 2**15//len(data.lattice))), desc):
+    found, each = [], max(2**12*len(data.lattice), 8*len(T)*72*8**finder.level)          # bytes of an image: slopes, or all rotations at all shifts
+    for i in progress(torch.arange(len(data), device=data.device).split(max(1, room(data.device)//each)), desc):
         tell(f'{desc}: {int(i[0]):,} of {len(data):,} images')
         found.append(reorient(look(data, i, r, w), how, finder, s, pose[i], r))
     return Pose(torch.cat([p.R for p, _ in found]), torch.cat([p.t for p, _ in found])), torch.cat([h for _, h in found])
@@ -181,7 +183,7 @@ def ring_weights(data: Data, map: Volume, pose: Pose, r: float, n=1000) -> Float
     i = torch.linspace(0, len(data) - 1, min(n, len(data)), device=data.device).round().long()
     v = look(data, i, data.lattice.D, torch.ones(len(data.lattice), device=data.device))
     m, slicer, total = len(v.upto(min(r, map.D//2 - 1)).w), Slicer(map), 0.
-    for c in chunks(len(i), 200*len(v.w)):
+    for c in chunks(len(i), 200*len(v.w), room(v.w.device)):
         f, p = shift(v.f[c], v.freqs, pose.t[i[c]]), pose.R[i[c]]
         f[:, :m] -= v.ctf[c][:, :m]*slicer(v.k[:m], p)
         total = total + f.abs().square().sum(0)
@@ -192,20 +194,42 @@ def believable(curve: Float[Tensor,'s'], least=8.) -> float:
     below = (curve[1:] < .143).nonzero()
     return max(least, float(below[0]) if len(below) else len(curve) - 1.)
 
-def rounds(ps, data, plan, map: Volume, w, pose: Pose, T, symmetry, tell):
-    "Rounds as planned (how, rings): poses, their spread, the reconstruction, the history."
-    lines, r, device = [], map.D//2 - 1., data.device
-    for n, (how, most) in enumerate(plan):
-        start, r = time.monotonic(), min(most, r)
-        new, sure = sweep(data, map, w, pose, how, r, T, f'round {n + 1} of {len(plan)}, {how} to {data.lattice.D*data.lattice.apix/r:.1f} Å', tell)
-        turn, move = angle_between(pose.R, new.R), (pose.t - new.t).norm(dim=-1)
+def _keep(path, pose, sure, lines, agree):
+    "Leave what a round has found, for a search that goes on from there."
+    if path is None: return
+    with atomic(path) as tmp: torch.save(dict(R=pose.R.cpu(), t=pose.t.cpu(), spread=sure.cpu(), lines=lines, agreement=agree), tmp)
+
+def _kept(path, data):
+    "What a search that was stopped has left: poses, their spread, the lines of its history, the agreement."
+    s = torch.load(path, map_location=data.device, weights_only=True)
+    if len(s['R']) != len(data): raise ValueError(f'{path} was left by a search of {len(s["R"])} particles, these are {len(data)}: remove it, or keep this search elsewhere')
+    return Pose(s['R'], s['t']), s['spread'], s['lines'], s['agreement']
+
+def _known(ps, data, pose, symmetry):
+    "What follows from poses: the reconstruction, the map to search with, its weights, and the rings to look at."
+    rec = reconstruct(ps.with_poses(pose.to('cpu')), symmetry=symmetry, device=data.device)
+    map, r = rec.volume*(1/data.lattice.D), believable(rec.fsc)
+    return rec, map, ring_weights(data, map, pose, r), r
+
+def rounds(ps, data, plan, start, T, symmetry, tell, keep=None):
+    "Rounds as planned (how, rings), from the pose, map, weights and agreement that `start` gives, or from what is kept: poses, their spread, the reconstruction, the history, the agreement."
+    side = data.lattice.D*data.lattice.apix
+    if keep and Path(keep).exists():
+        pose, sure, lines, agree = _kept(keep, data)
+        rec, map, w, r = _known(ps, data, pose, symmetry)
+    else:
+        (pose, map, w, agree), lines = start(), []
+        r = map.D//2 - 1.
+    for n, (how, most) in list(enumerate(plan))[len(lines):]:
+        begun, r = time.monotonic(), min(most, r)
+        new, sure = sweep(data, map, w, pose, how, r, T, f'round {n + 1} of {len(plan)}, {how} to {side/r:.1f} Å', tell)
+        turn, move, at = angle_between(pose.R, new.R), (pose.t - new.t).norm(dim=-1), side/r
         pose = new
-        rec = reconstruct(ps.with_poses(pose.to('cpu')), symmetry=symmetry, device=device)
-        lines.append(dict(round=n + 1, how=how, search_res=data.lattice.D*data.lattice.apix/r, changed=float((turn > 1).float().mean()), turn=float(turn.median()), move=float(move.median()), resolution=rec.resolution, seconds=time.monotonic() - start))
+        rec, map, w, r = _known(ps, data, pose, symmetry)
+        lines = lines + [dict(round=n + 1, how=how, search_res=at, changed=float((turn > 1).float().mean()), turn=float(turn.median()), move=float(move.median()), resolution=float(rec.resolution), seconds=time.monotonic() - begun)]
+        _keep(keep, pose, sure, lines, agree)
         tell('round {round} of {n}, {how} to {search_res:.1f} Å: {changed:.0%} of the poses changed, by {turn:.2f}°; map {resolution:.1f} Å'.format(n=len(plan), **lines[-1]))
-        map, r = rec.volume*(1/data.lattice.D), believable(rec.fsc)
-        w = ring_weights(data, map, pose, r)
-    return pose, sure, rec, pd.DataFrame(lines)
+    return pose, sure, rec, pd.DataFrame(lines), agree
 
 # %% ../nbs/api/35_abinitio.ipynb #a877afa1
 def unseen(R: Float[Tensor,'N 3 3']) -> float:
@@ -231,9 +255,21 @@ def _border(pose, T):
 
 def _seen_from_all_sides(pose, group):
     lost = unseen((pose.R[:, None] @ group.to(pose.R)).flatten(0, 1))
-    if lost > .5: raise NothingFound(f'all images show nearly the same view ({lost:.0%} of the directions in Fourier space were never seen): a map cannot be made of them')
+    if .1 < lost <= .3: warn(f'{lost:.0%} of the directions in Fourier space were hardly ever seen: along them the map is smeared')
+    if lost > .3: raise NothingFound(f'all images show nearly the same view ({lost:.0%} of the directions in Fourier space were never seen): a map cannot be made of them')
 
 # %% ../nbs/api/35_abinitio.ipynb #092b6aa7
+def _from_noise(data, reach, symmetry, seed, starts, tell):
+    "Where the rounds of `abinitio` start: no poses yet, the better map of two that agree, its weights, and how far they do."
+    N, side, r = len(data), data.lattice.D*data.lattice.apix, min(10., data.lattice.D//2 - 1.)
+    some = torch.linspace(0, N - 1, min(N, 20_000), device=data.device).round().long()
+    v = look(data, some, r, torch.ones(len(data.lattice), device=data.device))
+    pair, agree = begin(v, side/(2*int(r) + 2), shift_grid(reach, side/24).to(data.device), symmetry, seed, starts, tell)
+    if agree < AGREE: raise NothingFound(f'two halves of the images, each by itself, found maps that see {agree:.0%} of the images alike (0 is chance, {AGREE:.0%} is asked for): nothing was found. Are there particles in these images? More of them, fewer bad ones, or other seeds may help')
+    best = max(pair, key=lambda a: a.likely)
+    w = torch.cat([best.w, best.w[-1:].expand(len(data.lattice) - len(best.w))])
+    return Pose(torch.eye(3, device=data.device).repeat(N, 1, 1), torch.zeros(N, 2, device=data.device)), best.map, w, agree
+
 @torch.no_grad()
 def abinitio(ps: Particles,
              symmetry='C1',               # Cn, Dn, T, O, I, with axes as in RELION
@@ -241,30 +277,26 @@ def abinitio(ps: Particles,
              seed=0,
              starts=2,                    # from noise, in each half of the images
              device='cpu', tell=_quiet,   # called with a line of words now and then; what it raises ends the search
+             keep=None,                   # a file: holds what each round has found, and the search goes on from there if it exists
             ) -> Oriented:
     "Poses and a map from pictures alone; `NothingFound` if two halves of the images do not agree."
     reach, group, side = check_search(ps, reach), point_group(symmetry).to(device), ps.D*ps.apix
-    data, r = load_data(ps, device=device), min(10., ps.D//2 - 1.)
-    some = torch.linspace(0, len(ps) - 1, min(len(ps), 20_000), device=device).round().long()
-    v = look(data, some, r, torch.ones(len(data.lattice), device=device))
-    pair, agree = begin(v, side/(2*int(r) + 2), shift_grid(reach, side/24).to(device), symmetry, seed, starts, tell)
-    if agree < AGREE: raise NothingFound(f'two halves of the images, each by itself, found maps that see {agree:.0%} of the images alike (0 is chance, {AGREE:.0%} is asked for): nothing was found. Are there particles in these images? More of them, fewer bad ones, or other seeds may help')
-    best = max(pair, key=lambda a: a.likely)
-    w = torch.cat([best.w, best.w[-1:].expand(len(data.lattice) - len(best.w))])
-    T, top = shift_grid(reach, side/32).to(device), ps.D//2 - 1.
-    pose = Pose(torch.eye(3, device=device).repeat(len(ps), 1, 1), torch.zeros(len(ps), 2, device=device))
+    data, T, top = load_data(ps, device=device), shift_grid(reach, side/32).to(device), ps.D//2 - 1.
     plan = [('search', 10.), ('search', 15.), ('search', 15.), ('search', min(20., top)), ('polish', top), ('polish', top)]
-    pose, sure, rec, history = rounds(ps, data, plan, best.map, w, pose, T, symmetry, tell)
+    pose, sure, rec, history, agree = rounds(ps, data, plan, partial(_from_noise, data, reach, symmetry, seed, starts, tell), T, symmetry, tell, keep)
     _seen_from_all_sides(pose, group)
     return Oriented(pose.to('cpu'), sure.cpu(), history, rec, agree, _border(pose, T))
 
+def _from_poses(ps, data, symmetry):
+    "Where the rounds of `refine_poses` start: the poses given, and their map."
+    map, pose = reconstruct(ps, symmetry=symmetry, device=data.device).volume*(1/ps.D), ps.pose.to(data.device)
+    return pose, map, ring_weights(data, map, pose, 10.), math.nan
+
 @torch.no_grad()
-def refine_poses(ps: Particles, symmetry='C1', reach: float|None = None, device='cpu', tell=_quiet) -> Oriented:
-    "Better poses near those given (some 15° and `reach`), by search around them and by curvature."
-    reach, side, pose = check_search(ps, reach), ps.D*ps.apix, ps.pose.to(device)
+def refine_poses(ps: Particles, symmetry='C1', reach: float|None = None, device='cpu', tell=_quiet, keep=None) -> Oriented:
+    "Better poses near those given (some 15° and `reach`), by search around them and by curvature; `keep` as in `abinitio`."
+    reach, side, given = check_search(ps, reach), ps.D*ps.apix, ps.pose.t.to(device)
     data, T, top = load_data(ps, device=device), shift_grid(reach, side/32).to(device), ps.D//2 - 1.
-    rec = reconstruct(ps, symmetry=symmetry, device=device)
-    map = rec.volume*(1/ps.D)
     plan = [('around', 5.), ('around', 8.), ('around', 12.), ('polish', min(20., top)), ('polish', top), ('polish', top)]          # errors of the shifts may turn the map's sign at finer rings, in both halves alike: no FSC shows it
-    pose, sure, rec, history = rounds(ps, data, plan, map, ring_weights(data, map, pose, 10.), pose, T, symmetry, tell)
-    return Oriented(pose.to('cpu'), sure.cpu(), history, rec, math.nan, _border(Pose(pose.R, pose.t - ps.pose.t.to(device)), T))
+    pose, sure, rec, history, agree = rounds(ps, data, plan, partial(_from_poses, ps, data, symmetry), T, symmetry, tell, keep)
+    return Oriented(pose.to('cpu'), sure.cpu(), history, rec, agree, _border(Pose(pose.R, pose.t - given), T))

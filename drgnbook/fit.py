@@ -150,8 +150,9 @@ def _check(ps, o):
     for name in ('epochs', 'batch_size', 'lr', 'width', 'keep_every'):
         if not o[name] > 0: raise ValueError(f'{name} must be positive, found {o[name]}')
     if isinstance(o['z'], str) and o['z'] == 'subspace' and o['zdim'] >= len(ps): raise ValueError(f"a subspace of {o['zdim']} dimensions needs more than {o['zdim']} particles, found {len(ps)}")
-    if o['pose'] in ('search', 'refine'): point_group(o['symmetry']), check_search(ps, o['reach'])
-    if o['pose'] != 'search': ps.pose
+    how = str(o['pose']).removesuffix('+table')
+    if how in ('search', 'refine'): point_group(o['symmetry']), check_search(ps, o['reach'])
+    if how != 'search': ps.pose
     ps.ctf, ps.apix          # each says what is missing
 
 def _focus(mask, ps, o):
@@ -185,7 +186,7 @@ CRYODRGN = dict(z='encoder', sample=1., noise=False, envelope=False, sigma=.5, e
 def fit(ps: Particles,
         zdim: int = 8,                      # latent dimensions; 0 for one homogeneous map
         z='subspace',                       # 'subspace' (closed form), 'encoder' (VAE), 'table' (auto-decoder) or an array (N, zdim)
-        pose: str = 'given',                # 'given', 'search' (from pictures alone), 'refine' (search around those given), or 'table' (refine by gradient)
+        pose: str = 'given',                # 'given', 'search' (from pictures alone), 'refine' (search around those given), 'table' (refine by gradient), or 'search+table', 'refine+table' (the gradient goes on from the poses found)
         symmetry: str = 'C1',               # of the particle, for 'search' and 'refine': Cn, Dn, T, O, I
         reach: float|None = None,           # largest shift that is searched, Å; a tenth of the box if None
         epochs: int = 10,                   # passes over the particles

@@ -69,8 +69,8 @@ def _pose(cfg, pose, **_):
     "The pose source that the options name."
     start = Pose(torch.eye(3).repeat(cfg['N'], 1, 1), torch.zeros(cfg['N'], 2))
     if pose in ('given', 'search', 'refine'): return GivenPose(start)
-    if pose == 'table': return PoseTable(start, cfg['apix'])
-    raise ValueError(f"pose is 'given', 'search' (from nothing), 'refine' (search around those given) or 'table' (by gradient), found {pose!r}")
+    if pose in ('table', 'search+table', 'refine+table'): return PoseTable(start, cfg['apix'])
+    raise ValueError(f"pose is 'given', 'search' (from nothing), 'refine' (search around those given), 'table' (by gradient), 'search+table' or 'refine+table' (a search, then by gradient), found {pose!r}")
 
 def best_scale(pred, seen, w, prior=.1):
     "The factor that fits each prediction to its image, least squares with a Gaussian prior 1 ± `prior`."

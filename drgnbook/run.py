@@ -89,10 +89,21 @@ class Run:
         "A line an epoch: loss, data term, KL, seconds, images a second."
         path = self.folder/'history.csv'
         return pd.read_csv(path) if path.exists() else pd.DataFrame(columns=HISTORY)
+    @property
+    def search(self):
+        "A line a round of the search for poses: how, to which resolution, changed poses, median change; empty if none was made."
+        path = self.folder/'search.csv'
+        return pd.read_csv(path) if path.exists() else pd.DataFrame(columns=_ROUNDS)
+    @property
+    def searched(self) -> dict:
+        "How the search for poses ended: `how`, `agreement` of two halves (None where poses were given), `border` (share of shifts at the rim), `resolution`, Å; {} if none was made."
+        path = self.folder/'search.json'
+        return json.loads(path.read_text()) if path.exists() else {}
 
 OPENERS = []      # what opens folders of other programs: from a `Run` of one to what can be read of it, or None if it is none of theirs (see `foreign`)
 
 HISTORY = ['epoch', 'loss', 'data', 'kl', 'lr', 'seconds', 'images_s']
+_ROUNDS = ['round', 'how', 'search_res', 'changed', 'turn', 'move', 'resolution', 'seconds']
 
 @patch_to(Run, cls_method=True)
 def load(cls, folder, device=None) -> Run:
@@ -296,11 +307,17 @@ def volume(self: Run, z=None, D=None) -> Volume:
     "The density at one point of the latent space."
     return self.volumes(z, D)[0]
 
+def _searched(how, agreement, border, resolution):
+    "What a reader must know of poses that were found."
+    rim = f', {border:.0%} of the shifts at the border of what was tried' if border > .1 else ''
+    if how == 'refine': return f'; poses were refined before: map {resolution:.3g} Å{rim}'
+    return f'; poses were searched for: halves agree to {agreement:.0%}, map {resolution:.3g} Å{rim}; the hand is undetermined: volume.flip() gives the other'
+
 @patch
 def __repr__(self: Run):
     h, o = self.history, self.options
     end = f', loss {h.loss.iloc[-1]:.4f}' if len(h) else ''
-    return f'Run {self.folder}: {self.config["N"]:,} particles of {self.config["D"]} px, zdim {o["zdim"]}; {self.state}{end}'
+    return f'Run {self.folder}: {self.config["N"]:,} particles of {self.config["D"]} px, zdim {o["zdim"]}; {self.state}{end}{_searched(**self.searched) if self.searched else ""}'
 
 @patch
 def _repr_html_(self: Run):

@@ -20,7 +20,7 @@ from fastcore.basics import patch
 
 # %% ../nbs/api/41_train.ipynb #bea8eb3a
 from .pose import Pose
-from .metadata import atomic, pd, write_array
+from .metadata import atomic, pd, write_array, write_json
 from .particles import progress
 from .data import Data, load_data, shuffled
 from .reconstruct import reconstruct
@@ -296,16 +296,19 @@ def _teller(run):
     return tell
 
 def _find_pose(run, ps) -> bool:
-    "Write down the poses that are searched for: `found.npy`, and a particle file; how sure they are (`spread.npy`); the rounds of the search (`search.csv`). False if somebody asked to stop: the next start begins again."
-    o = run.options
-    if o['pose'] not in ('search', 'refine') or (run.folder/'found.npy').exists(): return True
-    search = partial(abinitio, seed=o['seed']) if o['pose'] == 'search' else refine_poses
-    try: found = search(ps, o['symmetry'], o['reach'], device=run.device, tell=_teller(run))
+    "Write down the poses that are searched for: `found.npy`, and a particle file; how sure they are (`spread.npy`); the rounds of the search (`search.csv`), and its end (`search.json`). False if somebody asked to stop: the next start goes on after the last whole round (`search.pt`)."
+    o, kept = run.options, run.folder/'search.pt'
+    how = o['pose'].removesuffix('+table')
+    if how not in ('search', 'refine') or (run.folder/'found.npy').exists(): return True
+    search = partial(abinitio, seed=o['seed']) if how == 'search' else refine_poses
+    try: found = search(ps, o['symmetry'], o['reach'], device=run.device, tell=_teller(run), keep=kept)
     except _Ended: return False
     with atomic(run.folder/'search.csv') as tmp: found.history.to_csv(tmp, index=False)
+    write_json(run.folder/'search.json', dict(how=how, agreement=found.agreement if how == 'search' else None, border=found.border, resolution=float(found.reconstruction.resolution)))
     write_array(run.folder/'spread.npy', found.spread.numpy())
     ps.with_poses(found.pose).write(run.folder/('found' + Path(run.config['particles']).suffix))
     write_array(run.folder/'found.npy', torch.cat([found.pose.R.flatten(1), found.pose.t], 1).numpy())          # last: it says that all is there
+    kept.unlink(missing_ok=True)
     return True
 
 def _posed(run, ps):
