@@ -8,7 +8,7 @@ __all__ = ['AGREE', 'extent', 'expect', 'by_ring', 'Attempt', 'placed', 'pose_ag
            'refine_poses']
 
 # %% ../nbs/api/35_abinitio.ipynb #0405d22c
-import math, time
+import json, math, time
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -197,13 +197,16 @@ def believable(curve: Float[Tensor,'s'], least=8.) -> float:
 def _keep(path, pose, sure, lines, agree):
     "Leave what a round has found, for a search that goes on from there."
     if path is None: return
-    with atomic(path) as tmp: torch.save(dict(R=pose.R.cpu(), t=pose.t.cpu(), spread=sure.cpu(), lines=lines, agreement=agree), tmp)
+    from safetensors.torch import save_file
+    tensors = {k: x.cpu().contiguous() for k, x in dict(R=pose.R, t=pose.t, spread=sure).items()}
+    with atomic(path) as tmp: save_file(tensors, tmp, dict(history=json.dumps(lines), agreement=repr(float(agree))))
 
 def _kept(path, data):
     "What a search that was stopped has left: poses, their spread, the lines of its history, the agreement."
-    s = torch.load(path, map_location=data.device, weights_only=True)
+    from safetensors import safe_open
+    with safe_open(path, 'pt', str(data.device)) as f: s, said = {k: f.get_tensor(k) for k in f.keys()}, f.metadata()
     if len(s['R']) != len(data): raise ValueError(f'{path} was left by a search of {len(s["R"])} particles, these are {len(data)}: remove it, or keep this search elsewhere')
-    return Pose(s['R'], s['t']), s['spread'], s['lines'], s['agreement']
+    return Pose(s['R'], s['t']), s['spread'], json.loads(said['history']), float(said['agreement'])
 
 def _known(ps, data, pose, symmetry):
     "What follows from poses: the reconstruction, the map to search with, its weights, and the rings to look at."

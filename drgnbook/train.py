@@ -296,8 +296,8 @@ def _teller(run):
     return tell
 
 def _find_pose(run, ps) -> bool:
-    "Write down the poses that are searched for: `found.npy`, and a particle file; how sure they are (`spread.npy`); the rounds of the search (`search.csv`), and its end (`search.json`). False if somebody asked to stop: the next start goes on after the last whole round (`search.pt`)."
-    o, kept = run.options, run.folder/'search.pt'
+    "Write down the poses that are searched for: `found.npy`, and a particle file; how sure they are (`spread.npy`); the rounds of the search (`search.csv`), and its end (`search.json`). False if somebody asked to stop: the next start goes on after the last whole round (`search.safetensors`)."
+    o, kept = run.options, run.folder/'search.safetensors'
     how = o['pose'].removesuffix('+table')
     if how not in ('search', 'refine') or (run.folder/'found.npy').exists(): return True
     search = partial(abinitio, seed=o['seed']) if how == 'search' else refine_poses

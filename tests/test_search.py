@@ -138,16 +138,16 @@ def test_rounds_are_kept(particles, tmp_path, monkeypatch):
     search, sweep = module('abinitio'), module('abinitio').sweep
     monkeypatch.setattr(search, 'sweep', lambda *args: how.append(args[4]) or sweep(*args))
     for at in ('round 2 of 6', 'round 3 of 6'):          # as they begin
-        with pytest.raises(Ended): refine_poses(off, tell=stops(at), keep=tmp_path/'kept.pt')
-    assert same(whole, refine_poses(off, keep=tmp_path/'kept.pt'))
+        with pytest.raises(Ended): refine_poses(off, tell=stops(at), keep=tmp_path/'kept.safetensors')
+    assert same(whole, refine_poses(off, keep=tmp_path/'kept.safetensors'))
     assert how == 5*['around'] + 3*['polish']          # the second and the third had begun before
 
 @pytest.mark.slow
 def test_a_search_from_nothing_is_kept(particles, tmp_path):
     "A second start has the maps from noise behind it, and finds the same"
     whole, told = abinitio(particles, starts=1), []
-    with pytest.raises(Ended): abinitio(particles, starts=1, tell=stops('round 2 of 6'), keep=tmp_path/'kept.pt')
-    found = abinitio(particles, starts=1, tell=told.append, keep=tmp_path/'kept.pt')
+    with pytest.raises(Ended): abinitio(particles, starts=1, tell=stops('round 2 of 6'), keep=tmp_path/'kept.safetensors')
+    found = abinitio(particles, starts=1, tell=told.append, keep=tmp_path/'kept.safetensors')
     assert same(whole, found) and found.agreement == whole.agreement and told[0].startswith('round 2 of 6')
 
 def test_one_view(particles, tmp_path):
@@ -244,9 +244,9 @@ def test_a_run_stops_after_a_round(particles, tmp_path, monkeypatch):
     whole = fit(off, out=tmp_path/'whole', **quick)
     monkeypatch.setattr(search, 'sweep', asking)
     run = fit(off, out=folder, **quick)
-    assert run.state.startswith('stopped') and (folder/'search.pt').exists() and not len(run.search)
+    assert run.state.startswith('stopped') and (folder/'search.safetensors').exists() and not len(run.search)
     run.resume(where='here')
-    assert how == 4*['around'] + 3*['polish'] and not (folder/'search.pt').exists()
+    assert how == 4*['around'] + 3*['polish'] and not (folder/'search.safetensors').exists()
     assert torch.equal(run.pose.R, whole.pose.R) and torch.equal(run.pose.t, whole.pose.t) and run.search.drop(columns='seconds').equals(whole.search.drop(columns='seconds'))
 
 def found_by_chance(monkeypatch, pose, **more):
