@@ -56,6 +56,10 @@ explore
 monitor
 '''.split()
 
+# Cores that share a product wait for each other: by looking again and again for a long while, each in the way of whoever else is on the machine, or (from here on, unless torch is there already) for a moment only, then asleep.
+import os as _os
+_os.environ.setdefault('GOMP_SPINCOUNT', '1000')
+
 # They are loaded when the first name is asked for: torch takes a second, and `drgnbook --help` needs none of them.
 import sys as _sys
 from importlib import import_module as _import

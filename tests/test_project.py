@@ -141,6 +141,14 @@ def test_shell_is_light(line):
     found = fresh(f'import sys; {line}; print("loaded", *({ {*HEAVY, "torch", "pandas", "scipy", "IPython", "anywidget"} } & set(sys.modules)))')
     assert found.split()[-1] == 'loaded', found
 
+def test_cores_share_a_machine(monkeypatch):
+    "Waiting cores go to sleep soon, unless somebody has said otherwise; said before torch is there to hear it"
+    line = 'import os, sys, drgnbook; print(os.environ["GOMP_SPINCOUNT"], "torch" in sys.modules)'
+    monkeypatch.delenv('GOMP_SPINCOUNT', raising=False)
+    assert fresh(line) == '1000 False'
+    monkeypatch.setenv('GOMP_SPINCOUNT', '7')
+    assert fresh(line) == '7 False'
+
 @pytest.mark.parametrize('first', ['', 'import drgnbook.train', 'import drgnbook.io', 'from drgnbook import *'])
 def test_names_in_any_order(first):
     "A name is what its module defines, whatever was imported before: `drgnbook.subspace` is the function, not the file"
