@@ -8,6 +8,7 @@ from multiprocessing import get_context
 from pathlib import Path
 import numpy as np, pandas as pd, torch
 from torch import distributed as dist
+from drgnbook.cores import affine
 from drgnbook.data import load_data
 from drgnbook.decoder import FourierMLP
 from drgnbook.io import read_metadata, write_metadata
@@ -53,7 +54,7 @@ def work(folder, stage, N=0, D=0, zdim=8, width=256, q=1):
     if stage == 'knn': return lambda: knn(z)
     if stage == 'umap': umap(z[:2000]); return lambda: umap(z)
     if stage == 'volumes': field = FourierMLP(D, 2., zdim, width); return lambda: field.volumes(torch.from_numpy(z))
-    if stage == 'matmul': a, b = torch.randn(4096, width), torch.randn(width, width); out = a.clone(); return lambda: [torch.mm(a, b, out=out) for _ in range(100)]
+    if stage == 'matmul': a, b = torch.randn(4096, width), torch.randn(width, width); return lambda: [affine(a, b) for _ in range(100)]
     ps = Particles.read(path)
     if stage == 'downsample': return lambda: ps.downsample(D//2)
     if stage == 'cache': return ps.cache
