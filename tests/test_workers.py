@@ -2,6 +2,7 @@
 import json, os, re, signal, subprocess, sys, time
 
 import numpy as np, pytest, torch
+from pathlib import Path
 from types import SimpleNamespace
 from drgnbook.cluster import ClusterError, Job, torchrun
 from drgnbook.data import _fits, _reader
@@ -13,6 +14,7 @@ from drgnbook.simulate import simulate
 from drgnbook.fit import CRYODRGN, _defaults, fit
 from drgnbook.train import _room
 
+ROOT = Path(__file__).parents[1]
 QUICK = dict(zdim=2, z='encoder', pose='table', width=32, encoder_width=32, epochs=2, sample=.3, batch_size=24, device='cpu')
 
 
@@ -53,6 +55,34 @@ def dying(self, *batch):
 Trainer.step = dying
 cli.main(sys.argv[1:])
 '''
+
+
+SLOPE = """
+import sys, torch
+from drgnbook.cluster import team
+from drgnbook.data import load_data
+from drgnbook.model import Model, calibrate
+from drgnbook.run import Run
+from drgnbook.train import Trainer
+run = Run.load(sys.argv[1], 'cpu')
+data = load_data(run.particles)
+with team() as me:
+    trainer, batch = Trainer(run, data, calibrate(Model(run.config), data, run.particles.pose), me), torch.arange(25)
+    mine = me.mine(batch)
+    pairs, at = data.read(mine)
+    trainer.step(batch, mine, pairs[at])
+    if me.first: torch.save([p.grad for p in trainer.params], f'{sys.argv[2]}/{me.world}.pt')
+"""
+
+
+def test_two_workers_have_the_gradient_of_one(ps, tmp_path):
+    "Of encoder, field and poses, on the same batch of 25 images, to 1e-6 of the largest."
+    (tmp_path/'slope.py').write_text(SLOPE)
+    run = fit(ps, out=tmp_path/'run', **dict(QUICK, epochs=1))
+    subprocess.run([sys.executable, tmp_path/'slope.py', run.folder, tmp_path], check=True, env=dict(os.environ, PYTHONPATH=str(ROOT)))
+    torchrun([tmp_path/'slope.py', run.folder, tmp_path], 2, module=None)
+    one, two = (torch.cat([g.flatten() for g in torch.load(tmp_path/f'{n}.pt')]) for n in (1, 2))
+    assert len(one) > 10_000 and (one - two).abs().max() <= 1e-6*one.abs().max() and (one - two).norm() <= 1e-6*one.norm() > 0
 
 
 def test_a_worker_dies(ps, tmp_path, monkeypatch):
