@@ -172,7 +172,7 @@ def state(self: Run) -> str:
     if done >= epochs: return f'finished, {done} epoch{"s"*(done != 1)}'
     if self.queued: return dict(waiting='waiting', running='starting', unknown='out of sight').get(self.queued, 'ending') + f', job {self.job.id}'
     why = live['why'] if live.get('state') == 'failed' else self.fate.partition(chr(10))[0]
-    if not done and not live: return f'not begun, {epochs} epochs' + f': {why}'*bool(why)
+    if not done and not (self.folder/'live.json').exists(): return f'not begun, {epochs} epochs' + f': {why}'*bool(why)
     return f'{"failed" if live.get("state") == "failed" else "stopped"} in epoch {done + 1} of {epochs}' + f': {why}'*bool(why)
 
 @patch
