@@ -7,7 +7,7 @@ defaults but for the width (256×3, zdim 8, 20 epochs); drgnbook's `fit` with it
 them also with batches of 64 (8 is the default; the rate grows with the root). Each has one thread; time is
 what the processor spent, from the program's start, loading and checkpoints included. What is done is kept in --out: a call goes on from
 there. `train`, `score` and `plot` are the parts of `all`. An hour and a half on one core, nearly all of it cryoDRGN's.
-`leads`: which part of the way sooner is whose, on the first set, all with an encoder, in about as much time each (fifteen minutes).
+`leads`: which part of the way sooner is whose, on the first set, all with an encoder, in about as much time each (ten minutes).
 """
 import os, shutil, subprocess, time
 from pathlib import Path
@@ -21,9 +21,9 @@ HERE, ZDIM, EPOCHS = Path(__file__).parent, 8, 20
 WHO = dict(peer='cryodrgn train_vae, 20 epochs', fit='drgnbook fit, defaults', fit64='drgnbook fit, batches of 64', encoder="drgnbook fit, z='encoder'", encoder64="drgnbook fit, z='encoder', batches of 64")
 LARGE = '--batch_size', '64'
 SETS = dict(linear='one motion', assembling='four states')
-LEADS = {'all coefficients, lr 1e-4 (cryoDRGN\'s)': dict(sample=1, lr=1e-4, epochs=5), 'all coefficients, lr 5e-4': dict(sample=1, lr=5e-4, epochs=5),
-         'a quarter of them, lr 5e-4': dict(sample=.25, lr=5e-4, epochs=16), 'a tenth of them, lr 5e-4': dict(sample=.1, lr=5e-4, epochs=30),
-         'a tenth, lr 5e-4, a band that grows over half of the epochs': dict(sample=.1, lr=5e-4, epochs=30, grow=15)}
+LEADS = {'all coefficients, lr 1e-4 (cryoDRGN\'s)': dict(sample=1, lr=1e-4, epochs=2), 'all coefficients, lr 5e-4': dict(sample=1, lr=5e-4, epochs=2),
+         'a quarter of them, lr 5e-4': dict(sample=.25, lr=5e-4, epochs=7), 'a tenth of them, lr 5e-4': dict(sample=.1, lr=5e-4, epochs=14),
+         'a tenth, lr 5e-4, a band that grows over half of the epochs': dict(sample=.1, lr=5e-4, epochs=14, grow=7)}
 
 
 def cpu_seconds(pid):
