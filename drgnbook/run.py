@@ -170,7 +170,7 @@ def state(self: Run) -> str:
     done, epochs, live = len(self.history), self.options['epochs'], self.live
     if self.training: return f'{live.get("state", "preparing")}, epoch {done + 1} of {epochs}'
     if done >= epochs: return f'finished, {done} epoch{"s"*(done != 1)}'
-    if self.queued: return dict(waiting='waiting', running='starting', unknown='out of sight').get(self.queued, 'ending') + f', job {self.job.id}'
+    if queued := self.queued: return dict(waiting='waiting', running='starting', unknown='out of sight')[queued] + f', job {self.job.id}'
     why = live['why'] if live.get('state') == 'failed' else self.fate.partition(chr(10))[0]
     if not done and not (self.folder/'live.json').exists(): return f'not begun, {epochs} epochs' + f': {why}'*bool(why)
     return f'{"failed" if live.get("state") == "failed" else "stopped"} in epoch {done + 1} of {epochs}' + f': {why}'*bool(why)
