@@ -6,6 +6,7 @@
 __all__ = ['unexplained', 'neighbourhoods', 'Evidence']
 
 # %% ../nbs/api/53_evidence.ipynb #63293ff2
+import zlib
 from dataclasses import dataclass, replace
 import numpy as np, torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from fastcore.basics import patch
 
 # %% ../nbs/api/53_evidence.ipynb #d3bc9f7b
 from .volume import Volume, fsc, mask_of, resolution, sphere_mask
-from .reconstruct import Accumulator, believed, halves_of, insert, places, solve
+from .reconstruct import Accumulator, believed, halves_of, insert, places, reconstruct, solve
 from .subspace import vote
 from .run import Run
 
@@ -33,14 +34,15 @@ def neighbourhoods(N: int, least=100) -> list:
 class Evidence:
     "What the particles near a point say, beside what the decoder draws there."
     z: np.ndarray|None
-    volume: Volume                      # from the particles
-    halves: tuple
+    volume: Volume                      # from these particles, and from all where these say nothing
+    near: Volume                        # from these alone
+    halves: tuple                       # of `near`
     fsc: Float[Tensor,'s']              # of the two half-maps
-    n: float                            # particles behind the map, as many as their weights are worth
+    n: float                            # particles behind them, as many as their weights are worth
     bandwidth: float                    # distance of the farthest, in units of z
     tried: list                         # (particles, distance, unexplained an image; lower is better)
     decoder: Volume                     # the run's own map
-    against: Float[Tensor,'s']          # FSC of the two
+    against: Float[Tensor,'s']          # FSC of `decoder` and `near`
 
     @property
     def resolution(self):
@@ -82,33 +84,51 @@ def _sizes(order, distance, half, w, radius):
         raise ValueError(f'two half-maps need a particle each, found {len(voting)} of {len(order)}{within}: ' + ('give a larger radius' if radius is not None else 'a map of one particle proves nothing'))
     return sizes
 
-def _home(rec):
-    "A reconstruction on the CPU, where the decoder's maps are."
-    home = lambda v: replace(v, data=v.data.cpu())
-    return replace(rec, volume=home(rec.volume), halves=tuple(map(home, rec.halves)), fsc=rec.fsc.cpu())
+def _home(v: Volume) -> Volume:
+    "A map on the CPU, where the decoder's are."
+    return replace(v, data=v.data.cpu())
 
-def _by_size(ps, order, half, w, sizes, device='cpu'):
-    "For each size the reconstruction and its score, until it has been worse twice; what was added stays."
+_means = {}      # of the run asked last
+
+def _mean(run, ps, w, device, most=10_000):
+    "The map of all particles that have a vote, or of `most` from all over the set; kept until another run is asked."
+    made_of = run.folder, zlib.crc32(ps.pose.R.numpy().tobytes() + ps.pose.t.numpy().tobytes() + w.numpy().tobytes()), device
+    if made_of not in _means:
+        some = torch.randperm(len(ps), generator=torch.Generator().manual_seed(0))[:most].sort().values
+        v = reconstruct(ps[some], w[some], device=device).volume
+        _means.clear(); _means[made_of] = v
+    return _means[made_of]
+
+def _less(acc: Accumulator, F) -> Accumulator:
+    "A copy, less what a map explains of its images; `F`: the map's `places`, or 0."
+    rest = acc + Accumulator(acc.D, acc.data.device)
+    rest.data -= rest.weight*F
+    return rest
+
+def _sums(ps, i, half, w, accs):
+    "The sums of some more particles."
+    insert(ps[i], accs, half[i], w[i])
+    return accs
+
+def _by_size(ps, order, half, w, sizes, mean, device='cpu'):
+    "For each size the map, the reconstruction of what the mean leaves (of all, if None) and the score, until it has been worse twice; what was added stays."
     accs, aside, best, worse = [Accumulator(ps.D, device) for _ in range(2)], None, np.inf, 0
+    F, whole = (0, lambda v: v) if mean is None else (places(mean), mean.__add__)
     for a, b in zip([0, *sizes], sizes):
-        i = order[a:b]
-        insert(ps[i], accs, half[i], w[i])
-        aside = aside or [_copy(x) for x in accs]             # the nearest, that maps of the other half must explain
-        rec = solve(list(accs), ps.apix)
-        score = sum(unexplained(believed(rec.halves[h], rec.fsc), aside[1 - h]) for h in (0, 1))/sizes[0]
-        yield b, _home(rec), score
+        _sums(ps, order[a:b], half, w, accs)
+        aside = aside or [_less(x, 0) for x in accs]             # the nearest, that maps of the other half must explain
+        rest = solve([_less(x, F) for x in accs], ps.apix)
+        score = sum(unexplained(whole(believed(rest.halves[h], rest.fsc)), aside[1 - h]) for h in (0, 1))/sizes[0]
+        yield b, whole(rest.volume), rest, score
         best, worse = min(best, score), 0 if score < best else worse + 1
         if worse == 2: return
-
-def _copy(acc: Accumulator) -> Accumulator:
-    "A copy, to which nothing will be added."
-    return acc + Accumulator(acc.D, acc.data.device)
 
 @patch
 @torch.no_grad()
 def evidence(self: Run, z=None,      # a point of the latent space, `(zdim,)`
              radius=None,            # in units of z, of the ball of particles; by cross-validation if None
              mask=None,              # for the FSCs, "D D D" or `Volume`; a soft ball if None
+             mean=True,              # where these particles say nothing, show the map of all; False: nothing
             ) -> Evidence:
     "Kernel regression at a latent point: half-maps from the particles near it, their FSC, and how far the decoder's map agrees."
     order, distance = _nearest_first(self, z)
@@ -116,10 +136,18 @@ def evidence(self: Run, z=None,      # a point of the latent space, `(zdim,)`
     if self.options['pose'] != 'given': ps = ps.with_poses(self.pose)
     mask, half = sphere_mask(ps.D) if mask is None else mask_of(mask, ps.D, ps.apix), halves_of(ps)
     sizes = _sizes(order, distance, half, w, radius if self.options['zdim'] else np.inf)      # without a latent space, all
-    found = list(_by_size(ps, order, half, w, sizes, self.device if self.device.startswith('cuda') else 'cpu'))      # Apple's has no float64
-    n, rec, _ = min(found, key=lambda x: x[2])
-    v, decoder, used = rec.volume, self.volume(z), w[order[:n]]
-    return Evidence(None if z is None else np.asarray(z), v, rec.halves, fsc(*rec.halves, mask), float(used.sum()**2/used.square().sum()), float(distance[n - 1]), [(m, float(distance[m - 1]), s) for m, _, s in found], decoder, fsc(v, decoder, mask))
+    n, v, near, tried = _asked(self, ps, order, half, w, sizes, mean and self.options['zdim'])
+    decoder, used, halves = self.volume(z), w[order[:n]], tuple(map(_home, near.halves))
+    return Evidence(None if z is None else np.asarray(z), _home(v), _home(near.volume), halves, fsc(*halves, mask), float(used.sum()**2/used.square().sum()), float(distance[n - 1]),
+                    [(m, float(distance[m - 1]), s) for m, s in tried], decoder, fsc(_home(near.volume), decoder, mask))
+
+def _asked(run, ps, order, half, w, sizes, filled):
+    "The best of the sizes, the map, the reconstruction of its particles alone, and the scores of those tried."
+    device = run.device if run.device.startswith('cuda') else 'cpu'      # Apple's has no float64
+    found = list(_by_size(ps, order, half, w, sizes, _mean(run, ps, w, device) if filled else None, device))
+    n, v, rest, _ = min(found, key=lambda x: x[-1])
+    near = solve(_sums(ps, order[:n], half, w, [Accumulator(ps.D, device) for _ in range(2)]), ps.apix) if filled else rest
+    return n, v, near, [(m, s) for m, *_, s in found]
 
 def _show(e: Evidence):
     "Both maps, the FSCs, and what cross-validation said; returns a matplotlib figure."
