@@ -3,8 +3,9 @@
 ## make lab        JupyterLab on the tutorials
 ## make export     notebooks -> drgnbook/*.py, README.md
 ## make notebooks  run and clean in place           (NB=nbs/api/00_fourier.ipynb for one; else all)
-## make bench      the figures of BENCHMARKS.md    (needs ../shared/data for the 10076-like set)
-## make bench-peer  the same beside cryodrgn, in an environment of its own (PEER=.peer); an hour on two cores
+## make bench      our own figures of BENCHMARKS.md, half an hour (OWN="tables evidence" for some; needs ../shared/data)
+## make bench-peer  beside cryodrgn, in an environment of its own (PEER=.peer): steps, maps, backprojection; an hour and a half
+## make bench-poses  poses from nothing and improved, several states, the search beside cryodrgn's; two hours
 ## make bench-proof  every score against the truth, beside cryodrgn (SETS=linear,circle N=1000 EPOCHS=5; in full: SETS=all N=50000 EPOCHS=20)
 ## make clean      remove what was made, but .venv
 
@@ -18,12 +19,13 @@ TORCH ?= torch==2.13.0
 BIN   := $(VENV)/bin
 READY := $(VENV)/.ready
 WORKERS ?= 2
+OWN    ?= imports tables mixture landscape evidence occupancy empiar10076
 SETS   ?= linear,circle
 N      ?= 1000
 EPOCHS ?= 5
 NB    ?= $(wildcard nbs/api/*.ipynb nbs/tutorials/*.ipynb nbs/explanations/*.ipynb)
 
-.PHONY: help demo test lab export notebooks bench peer bench-peer bench-proof clean
+.PHONY: help demo test lab export notebooks bench peer bench-peer bench-poses bench-proof clean
 help:
 	@sed -n 's/^## //p' Makefile
 
@@ -56,14 +58,17 @@ notebooks: $(READY)
 	  $(BIN)/jupyter nbconvert --to notebook --execute --inplace $$nb && $(BIN)/nbdev_clean --fname $$nb && $(BIN)/python tools/still.py $$nb || exit 1; done
 
 bench: $(READY)
-	$(BIN)/python benchmarks/imports.py
-	$(BIN)/python benchmarks/empiar10076.py
+	for b in $(OWN); do $(BIN)/python benchmarks/$$b.py || exit 1; done
 
 peer:
 	sh benchmarks/peer_env.sh $(PEER) $(PY) '$(TORCH)'
 
 bench-peer: $(READY) peer
 	$(BIN)/python benchmarks/peer.py all --peer $(PEER)/bin/python
+	$(BIN)/python benchmarks/backproject.py --whole 100000 --peer $(PEER)/bin/python
+
+bench-poses: $(READY) peer
+	for what in poses refine het speed beside; do $(BIN)/python benchmarks/search.py $$what --threads 1 --peer $(PEER)/bin/python || exit 1; done
 
 bench-proof: $(READY) peer
 	$(BIN)/python benchmarks/proof.py $(SETS) --n $(N) --epochs $(EPOCHS) --peer $(PEER)/bin/python

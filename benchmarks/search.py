@@ -1,16 +1,18 @@
 """Poses from nothing, poses improved, and the speed of a search beside the installed cryoDRGN's.
 
-    python benchmarks/search.py poses|refine|het|speed [--map MAP.mrc --apix 6.55] [--n 5000] [--seeds 5] [--threads 2] [--peer .peer/bin/python]
+    python benchmarks/search.py poses|refine|het|speed|beside [--map MAP.mrc --apix 6.55] [--n 5000] [--seeds 5] [--threads 2] [--peer .peer/bin/python]
 
 Of a real map: particles of 64 px, uniform views, shifts of 8 Å, CTF, no junk; without noise and at SNR 0.1. Each seed is another set of images and another start. Errors are medians after one turn,
 one move and the hand are taken away (`pose_error`), of rotations also as |R - R'|² (`frobenius2`, the unit of the first paper). `het`: particles of EMPIAR-10076's four major states (SNR 0.63 inside 105 Å); by state, median error and share beyond 10°. `speed`: images a second in
-`opt_theta_trans` of `cryodrgn abinit` and `abinit_het_old` (timed from outside; its defaults but for the grid asked for and batches of 4: each of 16 takes minutes of one thread), and in `Searcher` and `polish`, batches by turns.
+`opt_theta_trans` of `cryodrgn abinit` and `abinit_het_old` (timed from outside; its defaults but for the grid asked for and batches of 4: each of 16 takes minutes of one thread), and in `Searcher` and `polish`, batches by turns. `beside`: poses from nothing, ours and those of `cryodrgn abinit` after each of its epochs, of the first thousand images without noise; its map is of voxels
+(`--explicit-volume`: its network takes ten times as long) and its shifts are searched for within 8 px. 45 minutes of one core, of which a few seconds are ours.
 """
-import math, subprocess, tempfile, time
+import math, pickle, subprocess, tempfile, time
 from pathlib import Path
-import numpy as np, torch
+import numpy as np, pandas as pd, torch
 from fastcore.script import call_parse
-from drgnbook import NothingFound, Pose, Searcher, Slicer, Volume, abinitio, angle_between, kmeans, label_scores, load_data, look, polish, pose_error, pose_scores, read_truth, reconstruct, refine_poses, ring_weights, rotvec_to_R, shift_grid, simulate, subspace
+from drgnbook import NothingFound, Pose, Run, Searcher, Slicer, Volume, abinitio, angle_between, kmeans, label_scores, load_data, look, polish, pose_error, pose_scores, read_truth, reconstruct, refine_poses, ring_weights, rotvec_to_R, shift_grid, simulate, subspace
+from quality import watch
 from sets import Peer, assembling_set, env, machine
 
 
@@ -151,12 +153,32 @@ def speed(folder, map, apix, peer, threads, D=64, batches=2):
         yield dict(who=name, D=D, images_s=wall, images_cpu_s=cpu, least=round(min(c for _, c in r[1:]), 3), most=round(max(c for _, c in r[1:]), 3), **error)
 
 
+WHOLE = ['--zdim', 0, '--explicit-volume', '--t-extent', 8, '--checkpoint', 1, '--num-workers', 0, '--no-amp', '--no-analysis', '--seed', 0]
+
+def beside(folder, map, apix, n, first, peer):
+    "Whole runs, the same images: how far off poses are, and after how much of a processor's time."
+    every, seen, out = images(folder, map, apix, n, math.inf, 0), Path(folder)/'inf_0', Path(folder)/'abinit'
+    ps, begun = every[:first], time.process_time()
+    found = abinitio(ps, seed=0)
+    yield line(ps, found.pose, time.process_time() - begun, who='ours', agreement=round(found.agreement, 2))
+    them = Peer(peer); them.parse(seen)
+    (seen/'first.pkl').write_bytes(pickle.dumps(np.arange(first)))
+    watch(them.command('abinit', seen/'particles.mrcs', '--ctf', seen/'ctf.pkl', '--ind', seen/'first.pkl', '-o', out, *WHOLE), out, 'pose.*.pkl', out.with_suffix('.csv'))
+    yield from after_each(ps, out)
+
+def after_each(ps, out):
+    "Poses of an `abinit` of cryoDRGN's, epoch by epoch."
+    for name, cpu in pd.read_csv(out.with_suffix('.csv'))[['file', 'cpu']].itertuples(index=False):
+        epoch = int(name.split('.')[1])
+        yield line(ps, Run.load(out, 'cpu').at(epoch).pose, cpu, who='cryodrgn abinit', epoch=epoch)
+
+
 @call_parse
-def main(what: str,                          # poses, refine, het or speed
+def main(what: str,                          # poses, refine, het, speed or beside
          map: str = '../shared/data/empiar10076/maps/vol_386.mrc', apix: float = 6.55, n: int = 5000, seeds: int = 5,
-         threads: int = 2, peer: str = '', box: int = 64, data: str = '../shared/data'):
+         first: int = 1000, threads: int = 2, peer: str = '', box: int = 64, data: str = '../shared/data'):
     torch.set_num_threads(threads)
     print(machine(), f'; {threads} threads')
     with tempfile.TemporaryDirectory() as tmp:
-        rows = dict(poses=lambda: poses(tmp, map, apix, n, seeds), refine=lambda: refine(tmp, map, apix, n, seeds), het=lambda: het(tmp, data, n, seeds), speed=lambda: speed(tmp, map, apix, peer, threads, box))[what]()
+        rows = dict(poses=lambda: poses(tmp, map, apix, n, seeds), refine=lambda: refine(tmp, map, apix, n, seeds), het=lambda: het(tmp, data, n, seeds), speed=lambda: speed(tmp, map, apix, peer, threads, box), beside=lambda: beside(tmp, map, apix, n, first, peer))[what]()
         for row in rows: print(row, flush=True)

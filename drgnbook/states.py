@@ -13,7 +13,7 @@ import numpy as np, torch
 
 # %% ../nbs/api/55_states.ipynb #0e091d1b
 from .metadata import pd, write_array
-from .volume import Volume, trim_series
+from .volume import Volume, mask_of, trim_series
 from .particles import progress
 from .run import Run
 from .landscape import PALETTE, _points, kmeans
@@ -64,12 +64,11 @@ def _moments(maps, weights=None):
     return replace(v, data=mean.float()), replace(v, data=(square/n).clamp(min=0).sqrt().float())
 
 def volume_space(maps,                # files, or `Volume`s, in a list: they are read twice
-                 mask=None,           # (D, D, D), what to look at: above a half; made from the maps if None
+                 mask=None,           # "D D D" or `Volume`, what to look at: above a half; made from the maps if None
                  p=20) -> VolumeSpace:
     "Principal components of maps inside a mask."
     mean, sd = _moments(maps)
-    inside = (mean + sd).mask(dilate=mean.apix, edge=mean.apix) > .5 if mask is None else torch.as_tensor(mask) > .5
-    if inside.shape != mean.data.shape: raise ValueError(f'the mask is {tuple(inside.shape)}, the maps are {tuple(mean.data.shape)}')
+    inside = (mean + sd).mask(dilate=mean.apix, edge=mean.apix) > .5 if mask is None else mask_of(mask, mean.D, mean.apix) > .5
     if not inside.any(): raise ValueError('the mask is empty')
     x = np.stack([(v.data - mean.data)[inside].numpy() for _, v in _each(maps, [])])
     if len(x) < 3: raise ValueError(f'three maps at least are needed, found {len(x)}')

@@ -171,7 +171,7 @@ def view(volumes,             # a `Volume`, the path of a map, or a list of them
          colour=None,         # a map whose values colour the surface: local resolution, occupancy
          colour_name='value',
          model=None,          # mmCIF or PDB, or several: the chains are drawn over the map
-         origin='corner',     # of the atoms: 'corner' or 'centre' of the map, or a point (x, y, z) of the map's middle, Å
+         origin='corner',     # of the atoms: 'corner' (where the map's own origin says) or 'centre' of the map, or a point (x, y, z) of the map's middle, Å
          **state              # traits of `View`: level=3., R=pose.R[0], zoom=2., sections=True, ...
         ) -> View:
     "See maps in three dimensions."
@@ -184,7 +184,7 @@ def view(volumes,             # a `Volume`, the path of a map, or a list of them
     if layout in ('series', 'morph'): _same_boxes(vs, f'a {layout}')
     maps = _maps(vs, names)
     tint, ends = _tint(colour, colour_name, vs[0], maps[0])
-    mid = dict(corner=[vs[0].D//2*vs[0].apix]*3, centre=[0.]*3)
+    mid = dict(corner=[o + vs[0].D//2*vs[0].apix for o in vs[0].origin], centre=[0.]*3)
     atoms = trace(model, mid[origin] if isinstance(origin, str) else origin) if model is not None else {}
     return View(vs, maps, colour, panels=layout, tint=tint, tint_range=ends, model=atoms, **{**_first_look(maps, layout, difference, atoms), **state})
 

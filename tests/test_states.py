@@ -36,6 +36,8 @@ def test_space_is_pca_of_the_voxels(tmp_path):
     for c, v in zip(space.coords, MAPS):
         again = space.volume(c).data.numpy()
         assert np.allclose(again[mask > 0], v.data.numpy()[mask > 0], atol=1e-3) and np.allclose(again[mask == 0], STACK.mean(0)[mask == 0], atol=1e-5)
+    assert np.allclose(volume_space(MAPS, Volume(torch.tensor(mask).float(), MAPS[0].apix)).explained, space.explained, rtol=1e-4)
+    with pytest.raises(ValueError, match=r'\(8, 8, 8\).*\(12, 12, 12\).*resample'): volume_space(MAPS, np.ones((8,)*3))
     before = space.mean.data.clone()
     space.volume(space.coords[0][:2])
     assert torch.equal(before, space.mean.data)

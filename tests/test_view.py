@@ -1,5 +1,6 @@
 "Density in a real browser: what the hand does changes the pixels, and what is drawn lies where numpy says."
 import io
+from dataclasses import replace
 import numpy as np, pytest, torch
 from PIL import Image
 
@@ -7,6 +8,7 @@ from browser import mount, notebook, until, value, wire
 from drgnbook.pose import rotvec_to_R
 from drgnbook.view import View, eight_bits, view
 from drgnbook.volume import Volume, grid
+from drgnbook.widget import unpacked
 
 AT = torch.tensor([[0., 0, 0], [36, 8, -20], [-14, 34, 12], [10, -30, 26]])      # Å: no symmetry, no mirror image
 WIDTH = torch.tensor([12., 8, 10, 7])
@@ -175,6 +177,14 @@ def test_model(browser, tmp_path):
         assert abs(ys.mean() - (99.5 - 20/per)) < 1.5 and abs((xs.max() - xs.min())*per - 16*3.8) < 3
         p.page.focus('.drgn'); p.page.keyboard.press('o')
         assert p.covered()[:74].sum() == 0
+
+def test_model_follows_the_origin_of_its_map(tmp_path):
+    "A map whose first voxel lies elsewhere: the atoms are where they were in it"
+    row = 'ATOM  {i:5d}  CA  ALA A{i:4d}    {x:8.3f}{y:8.3f}{z:8.3f}  1.00  0.00           C\n'.format
+    def drawn(origin):
+        (tmp_path/'a.pdb').write_text(''.join(row(i=i, x=origin[0] + 3.8*i, y=origin[1] + 20., z=origin[2] + 30.) for i in range(9)))
+        return unpacked(view(replace(ball(10.), origin=origin), model=tmp_path/'a.pdb').model['xyz'])
+    assert np.allclose(drawn((0., 0., 0.)), drawn((10., -20., 5.)), atol=1e-2)
 
 @pytest.mark.parametrize('dark', [False, True])
 def test_themes(browser, dark):
