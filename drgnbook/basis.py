@@ -307,5 +307,6 @@ class Residual(nn.Module):
         if kept[0] != seen:
             mean = self.consensus.volumes(None, D)[0]
             kept = self._mean = seen, Volume(mean.data.cpu(), mean.apix)      # where a field's are
-        gain = F.pad(self.trust, (0, 1)).cpu()
+        begins = (torch.arange(len(self.trust))/3).square().clamp(max=1)      # as differences do
+        gain = F.pad(self.trust.cpu()*begins, (0, 1))
         return [kept[1] + v.filter(lambda k: gain[k.round().long().clamp(max=self.D//2)]) for v in self.field.volumes(z, D)]

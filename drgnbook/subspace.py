@@ -151,12 +151,11 @@ def _start(maps, F, gen):
     return torch.cat([F[:, :1], noise*scale[maps.shell]], 1)
 
 def _prior(maps, sums, F, share):
-    "1/variance of each map, ring by ring: by the mean map's own power; at first, a tenth of the data's weight. That of directions rises over the first two rings."
+    "1/variance of each map, ring by ring: by the mean map's own power; at first, a tenth of the data's weight."
     weight = shell_mean(sums.whole(sums.lhs)[:, 0], maps.shell, maps.band + 1)
     inverse = .1*weight if F is None else torch.minimum(1/maps.power(F[:, :1])[:, 0].clamp(min=1e-20), weight)      # never stronger than the data
     inverse = inverse.clamp(min=1e-3)
-    rising = (torch.arange(len(inverse), device=inverse.device)/1.5).square().clamp(1e-4, 1)[:, None]
-    return inverse[:, None]/torch.cat([torch.ones_like(rising), (share*rising).expand(-1, maps.q)], 1)
+    return inverse[:, None]/torch.tensor([1.] + [share]*maps.q, device=inverse.device)
 
 def subspace(data: Data, pose: Pose, zdim=8,
              band=16, steps=12,                      # rings that are looked at; rounds of expectation and maximisation
