@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 import torch
 from fastcore.script import call_parse
-from drgnbook import Volume, fsc, large_subunit, resolution, simulate, sphere_mask
+from drgnbook import Particles, Volume, fsc, large_subunit, resolution, simulate, sphere_mask
 from sets import Peer, child, machine
 
 OURS = '''
@@ -40,7 +40,7 @@ def score(v, truth, tight):
 
 def in_one_go(folder, n, D, snr, seed, threads):
     "Ours alone, of n images."
-    ps = make(folder/'whole', n, D, snr, seed)
+    ps = Particles.read(folder/'whole/particles.star') if (folder/'whole/particles.star').exists() else make(folder/'whole', n, D, snr, seed)
     used = child([sys.executable, '-c', OURS, folder/'whole/particles.star', n, folder/'whole.mrc', folder/'unfiltered.mrc'], threads)
     cache, took = map(float, used.output.split('took')[1].split())
     truth = Volume.load(next((folder/'whole/truth').glob('*.mrc')))

@@ -159,8 +159,8 @@ def beside(folder, map, apix, n, first, peer):
     "Whole runs, the same images: how far off poses are, and after how much of a processor's time."
     every, seen, out = images(folder, map, apix, n, math.inf, 0), Path(folder)/'inf_0', Path(folder)/'abinit'
     ps, begun = every[:first], time.process_time()
-    found = abinitio(ps, seed=0)
-    yield line(ps, found.pose, time.process_time() - begun, who='ours', agreement=round(found.agreement, 2))
+    try: found = abinitio(ps, seed=0); yield line(ps, found.pose, time.process_time() - begun, who='ours', agreement=round(found.agreement, 2))
+    except NothingFound as e: yield dict(who='ours', failed=str(e)[:110])
     them = Peer(peer); them.parse(seen)
     (seen/'first.pkl').write_bytes(pickle.dumps(np.arange(first)))
     watch(them.command('abinit', seen/'particles.mrcs', '--ctf', seen/'ctf.pkl', '--ind', seen/'first.pkl', '-o', out, *WHOLE), out, 'pose.*.pkl', out.with_suffix('.csv'))

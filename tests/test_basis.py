@@ -7,7 +7,7 @@ from drgnbook.fit import fit
 from drgnbook.fourier import Lattice
 from drgnbook.pose import Pose, random_rotations
 from drgnbook.simulate import read_truth, simulate
-from drgnbook.volume import sphere_mask
+from drgnbook.volume import distance, sphere_mask
 
 
 @pytest.fixture(scope='module')
@@ -57,3 +57,15 @@ def test_two_boxes_at_once():
         return decode(z, D)
     both.field.volumes = slowly
     assert [both.volumes(None, D)[0].D for D in (16, 8, 16)] == [16, 8, 16]
+
+def test_a_residual_begins_as_differences_do():
+    "Mass is the consensus's, and up to the third ring the field counts by (k/3)²; from there on, whole"
+    torch.manual_seed(0)
+    both = Residual(FourierMLP(16, 4., zdim=2, width=16))
+    torch.nn.init.normal_(both.field.layers[-1].weight)
+    z = torch.randn(3, 2)
+    ring = distance(16).round().long()
+    F = lambda vs: torch.stack([torch.fft.fftshift(torch.fft.fftn(torch.fft.ifftshift(v.data))) for v in vs])
+    drawn, field = F(both.volumes(z)), F(both.field.volumes(z))            # a consensus that holds nothing yet
+    for k, share in enumerate([0, 1/9, 4/9, 1, 1, 1]):
+        assert field[:, ring == k].abs().max() > 0 and (drawn - share*field)[:, ring == k].abs().max() < 1e-4*field.abs().max(), k
