@@ -5,7 +5,7 @@
 Of a real map: particles of 64 px, uniform views, shifts of 8 Å, CTF, no junk; without noise and at SNR 0.1. Each seed is another set of images and another start. Errors are medians after one turn,
 one move and the hand are taken away (`pose_error`), of rotations also as |R - R'|² (`frobenius2`, the unit of the first paper). `het`: particles of EMPIAR-10076's four major states (SNR 0.63 inside 105 Å); by state, median error and share beyond 10°. `speed`: images a second in
 `opt_theta_trans` of `cryodrgn abinit` and `abinit_het_old` (timed from outside; its defaults but for the grid asked for and batches of 4: each of 16 takes minutes of one thread), and in `Searcher` and `polish`, batches by turns. `beside`: poses from nothing, ours and those of `cryodrgn abinit` after each of its epochs, of the first thousand images without noise; its map is of voxels
-(`--explicit-volume`: its network takes ten times as long) and its shifts are searched for within 8 px. 45 minutes of one core, of which a few seconds are ours.
+(`--explicit-volume`: its network takes ten times as long) and its shifts are searched for within 8 px. Half an hour of one core, of which less than a minute is ours.
 """
 import math, pickle, subprocess, tempfile, time
 from pathlib import Path

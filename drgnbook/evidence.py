@@ -93,11 +93,11 @@ _means = {}      # of the run asked last
 def _mean(run, ps, w, device, most=10_000):
     "The map of all particles that have a vote, or of `most` from all over the set; kept until another run is asked."
     made_of = run.folder, zlib.crc32(ps.pose.R.numpy().tobytes() + ps.pose.t.numpy().tobytes() + w.numpy().tobytes()), device
-    if made_of not in _means:
+    if (v := _means.get(made_of)) is None:
         some = torch.randperm(len(ps), generator=torch.Generator().manual_seed(0))[:most].sort().values
         v = reconstruct(ps[some], w[some], device=device).volume
         _means.clear(); _means[made_of] = v
-    return _means[made_of]
+    return v
 
 def _less(acc: Accumulator, F) -> Accumulator:
     "A copy, less what a map explains of its images; `F`: the map's `places`, or 0."
