@@ -269,6 +269,17 @@ def test_a_run_says_what_was_found(particles, tmp_path, monkeypatch):
     found_by_chance(monkeypatch, particles.pose, border=.4)
     assert '40% of the shifts at the border' in repr(fit(particles, out=tmp_path/'rim', **quick))
 
+def test_poses_found_for_cs_are_a_cs(particles, tmp_path, monkeypatch):
+    "Particles from cryoSPARC come back as cryoSPARC has them: rotation vectors and shifts in pixels, and our reader sees the same"
+    few = particles[:100]
+    few.write(tmp_path/'few.cs')
+    found_by_chance(monkeypatch, Pose(random_rotations(100, torch.Generator().manual_seed(0)), few.pose.t + few.apix))
+    run = fit(Particles.read(tmp_path/'few.cs', datadir=few.where[0]), zdim=0, pose='search', epochs=1, width=16, depth=1, out=tmp_path/'run', where='here', device='cpu')
+    raw = np.load(tmp_path/'run'/'found.cs', allow_pickle=False)
+    again = Particles.read(tmp_path/'run'/'found.cs', datadir=run.config['where'][1], root=run.config['where'][0])
+    assert angle_between(again.pose.R, run.pose.R).max() < .1 and (again.pose.t - run.pose.t).abs().max() < 1e-3
+    assert angle_between(torch.tensor(rotvec_to_R(-np.degrees(raw['alignments3D/pose']))).float(), run.pose.R).max() < .1
+
 @pytest.mark.slow
 def test_what_was_found_goes_on_by_gradient(tmp_path, monkeypatch):
     "Joint refinement of what a search has left: poses that are off by 4° and half a pixel get better while z is learnt; a stop in between searches nothing again"
