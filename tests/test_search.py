@@ -270,7 +270,7 @@ def test_a_run_says_what_was_found(particles, tmp_path, monkeypatch):
     assert '40% of the shifts at the border' in repr(fit(particles, out=tmp_path/'rim', **quick))
 
 def test_poses_found_for_cs_are_a_cs(particles, tmp_path, monkeypatch):
-    "Particles from cryoSPARC come back as cryoSPARC has them: rotation vectors and shifts in pixels, and our reader sees the same"
+    "Particles from cryoSPARC come back as cryoSPARC has them, rotation vectors turned the other way; our reader sees the same, shifts too"
     few = particles[:100]
     few.write(tmp_path/'few.cs')
     found_by_chance(monkeypatch, Pose(random_rotations(100, torch.Generator().manual_seed(0)), few.pose.t + few.apix))
