@@ -17,7 +17,7 @@ import numpy as np, torch
 from fastcore.basics import patch
 
 # %% ../nbs/api/51_convergence.ipynb #7684d44f
-from .volume import Volume, resolution, sphere_mask
+from .volume import Volume, figure, resolution, sphere_mask
 from .metadata import atomic, pd
 from .particles import progress
 from .run import Run, RunError, last_checkpoint
@@ -343,10 +343,8 @@ def _panel(ax, table, columns, title, **kw):
 @patch
 def show(self: Convergence):
     "The four panels of Box 1 in one figure: loss, shifts, map correlation, and UMAPs."
-    import matplotlib.pyplot          # with it a kernel learns to display figures
-    from matplotlib.figure import Figure
     n = len(self.umaps)
-    fig, t = Figure(figsize=(10, 2.6 + 1.5*bool(n)), dpi=80, layout='constrained'), self.table
+    fig, t = figure(10, 2.6 + 1.5*bool(n), layout='constrained'), self.table
     top, *low = fig.subfigures(2, height_ratios=[2.6, 1.5]) if n else [fig]
     a, b, c, d = top.subplots(1, 4)
     _panel(a, self.run.history, ['loss'], 'loss')

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from fastcore.basics import patch
 
 # %% ../nbs/api/53_evidence.ipynb #d3bc9f7b
-from .volume import Volume, fsc, mask_of, resolution, sphere_mask
+from .volume import Volume, figure, fsc, mask_of, resolution, sphere_mask
 from .reconstruct import Accumulator, believed, halves_of, insert, places, reconstruct, solve
 from .subspace import vote
 from .run import Run
@@ -150,18 +150,18 @@ def _asked(run, ps, order, half, w, sizes, filled):
     return n, v, near, [(m, s) for m, *_, s in found]
 
 def _show(e: Evidence):
-    "Both maps, the FSCs, and what cross-validation said; returns a matplotlib figure."
-    import matplotlib.pyplot          # with it a kernel learns to display figures
-    from matplotlib.figure import Figure
-    fig, x = Figure(figsize=(9, 2.6), dpi=80, layout='tight'), np.arange(len(e.fsc))/(e.volume.D*e.volume.apix)
-    axs = fig.subplots(1, 4)
-    for ax, v, title in zip(axs, (e.decoder, e.volume), ('decoder', f'{e.n:,.0f} particles')): ax.imshow(v.data.sum(0), cmap='gray', origin='lower'); ax.set_title(title); ax.axis('off')
-    axs[2].plot(x, e.fsc, label='half-maps'); axs[2].plot(x, e.against, label='with the decoder'); axs[2].axhline(.143, color='gray', lw=.5); axs[2].legend(fontsize=6)
-    axs[2].set(xlabel='1/Å', ylabel='FSC', title=f'{e.resolution:.3g} Å at 0.143')
+    "The maps, the FSCs, and what cross-validation said; returns a matplotlib figure."
+    maps = {'decoder': e.decoder, f'{e.n:,.0f} particles': e.near, 'with the mean of all': e.volume}
+    if torch.equal(e.near.data, e.volume.data): del maps['with the mean of all']
+    fig, x = figure(5 + 2*len(maps), 2.6, layout='tight'), np.arange(len(e.fsc))/(e.volume.D*e.volume.apix)
+    *axs, curves, tried = fig.subplots(1, 2 + len(maps))
+    for ax, (title, v) in zip(axs, maps.items()): ax.imshow(v.data.sum(0), cmap='gray', origin='lower'); ax.set_title(title); ax.axis('off')
+    curves.plot(x, e.fsc, label='half-maps'); curves.plot(x, e.against, label='with the decoder'); curves.axhline(.143, color='gray', lw=.5); curves.legend(fontsize=6)
+    curves.set(xlabel='1/Å', ylabel='FSC', title=f'{e.resolution:.3g} Å at 0.143')
     n, _, score = zip(*e.tried)
-    axs[3].semilogx(n, score, 'o-'); axs[3].set(xlabel='particles', ylabel='unexplained', title='cross-validation')
-    axs[3].minorticks_off(); axs[3].set_xticks([min(n), max(n)], [f'{min(n):,}', f'{max(n):,}'])          # labels between them run into each other
-    for ax in axs: ax.title.set_fontsize(8); ax.tick_params(labelsize=6)
+    tried.semilogx(n, score, 'o-'); tried.set(xlabel='particles', ylabel='unexplained', title='cross-validation')
+    tried.minorticks_off(); tried.set_xticks([min(n), max(n)], [f'{min(n):,}', f'{max(n):,}'])          # labels between them run into each other
+    for ax in fig.axes: ax.title.set_fontsize(8); ax.tick_params(labelsize=6)
     return fig
 
 Evidence.show = _show

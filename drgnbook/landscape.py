@@ -14,7 +14,7 @@ import numpy as np, torch
 
 # %% ../nbs/api/50_landscape.ipynb #acf8a9cb
 from .metadata import atomic
-from .volume import trim_series
+from .volume import figure, trim_series
 from .particles import progress
 from .foreign import Run      # that opens cryoDRGN's folders too
 
@@ -179,11 +179,9 @@ def show_embedding(xy, color=None,       # (N, 2); labels (whole numbers or word
 
 def show_volumes(volumes, titles=None, ncols=5):
     "Projections of several volumes along z, on one grey scale; returns a figure."
-    import matplotlib.pyplot          # with it a kernel learns to display figures
-    from matplotlib.figure import Figure
     if not len(volumes): raise ValueError('no maps to show')
     rows = -(-len(volumes)//ncols)
-    fig = Figure(figsize=(1.5*ncols, 1.65*rows), dpi=80, layout='tight')
+    fig = figure(1.5*ncols, 1.65*rows, layout='tight')
     img = [v.data.sum(0).cpu().numpy() for v in volumes]
     lo, hi = np.min(img), np.max(img)
     for ax in (axs := fig.subplots(rows, ncols, squeeze=False).flat): ax.axis('off')
@@ -222,11 +220,9 @@ class Landscape:
 
     def show(self):
         "The embedding with its groups, beside the density of the cloud."
-        import matplotlib.pyplot as plt
-        fig, axs = plt.subplots(1, 2, figsize=(9, 3.8), dpi=80, layout='tight')
+        axs = (fig := figure(9, 3.8, layout='tight')).subplots(1, 2)
         show_embedding(self.umap, ax=axs[0], title=f'{len(self.umap):,} particles')
         show_embedding(self.umap, self.labels, self.centres, ax=axs[1], title=f'{len(self.centres)} k-means groups')
-        plt.close(fig)
         return fig
 
 def _write(found, out, D, pcs):

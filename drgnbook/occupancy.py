@@ -15,7 +15,7 @@ import numpy as np, torch
 
 # %% ../nbs/api/54_occupancy.ipynb #39462bf8
 from .metadata import pd
-from .volume import Volume
+from .volume import Volume, figure
 from .cxc import cxc_name, show_map, write_cxc
 from .particles import progress
 from .assembly import _placed
@@ -196,11 +196,10 @@ def _lines(ax, tree, groups, side):
 
 def show_occupancies(found: Occupancies):
     "The clustered heat map with both trees; returns a figure."
-    import matplotlib.pyplot as plt
     from scipy.cluster.hierarchy import leaves_list
-    fig, axs = plt.subplots(2, 2, figsize=(np.clip(2 + .1*found.table.shape[1], 9, 20), 6), dpi=80, layout='constrained', width_ratios=(1, 7), height_ratios=(1, 6))
+    fig = figure(np.clip(2 + .1*found.table.shape[1], 9, 20), 6, layout='constrained')
+    axs = fig.subplots(2, 2, width_ratios=(1, 7), height_ratios=(1, 6))
     fig.get_layout_engine().set(w_pad=0, h_pad=0, wspace=0, hspace=0)
-    plt.close(fig)
     rows, cols = leaves_list(found.map_tree), leaves_list(found.element_tree)
     axs[0, 0].axis('off')
     _lines(axs[0, 1], found.element_tree, found.blocks, 'top'); _lines(axs[1, 0], found.map_tree, found.classes, 'left')

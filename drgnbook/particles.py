@@ -20,7 +20,7 @@ from fastcore.basics import patch, patch_to
 from .fourier import Lattice, fourier_crop, shell_mean
 from .pose import Pose
 from .ctf import CTF
-from .volume import soft_edge
+from .volume import figure, soft_edge
 from .metadata import write_json
 from .io import Metadata, MetadataError, read_metadata, write_metadata, read_cryodrgn_poses, read_cryodrgn_ctf, read_indices
 from .stacks import Stacks
@@ -140,14 +140,12 @@ def ctf(self: Particles) -> CTF:
 @patch
 def gallery(self: Particles, i=None, ncols=8, d=64):
     "Pictures of particles (by default sixteen, spread over the set), low-passed; a matplotlib figure."
-    import matplotlib.pyplot          # with it a kernel learns to display figures
-    from matplotlib.figure import Figure
     i = np.unique(np.linspace(0, len(self) - 1, min(16, len(self))).astype(int)) if i is None else i
     img = self.images(i)
     if not len(img): raise ValueError('no particles to show: the selection is empty')
     img = fourier_crop(img, d) if self.D > d else img
     nrows = -(-len(img)//ncols)
-    fig = Figure(figsize=(ncols, nrows), dpi=56)
+    fig = figure(ncols, nrows, 56)
     for ax, x in zip(fig.subplots(nrows, ncols, squeeze=False).flat, img): ax.imshow(x, cmap='gray', vmin=x.mean() - 3*x.std(), vmax=x.mean() + 3*x.std())
     for ax in fig.axes: ax.axis('off')
     fig.subplots_adjust(0, 0, 1, 1, .02, .02)

@@ -15,7 +15,7 @@ from jaxtyping import Float
 
 # %% ../nbs/api/37_postprocess.ipynb #dc112b40
 from .fourier import ft, ift, shell_mean
-from .volume import Volume, distance, fsc, mask_of, radius, resolution, sphere_mask
+from .volume import Volume, distance, figure, fsc, mask_of, radius, resolution, sphere_mask
 from .reconstruct import Reconstruction
 
 # %% ../nbs/api/37_postprocess.ipynb #9d5d8356
@@ -166,9 +166,7 @@ def _curves_on(ax, p):
 
 def _show(p: Postprocessed):
     "FSC, Guinier's plot, a section and its local resolution; returns a matplotlib figure."
-    import matplotlib.pyplot          # with it a kernel learns to display figures
-    from matplotlib.figure import Figure
-    fig, z = Figure(figsize=(9, 2.6), dpi=80, layout='tight'), p.volume.D//2
+    fig, z = figure(9, 2.6, layout='tight'), p.volume.D//2
     axs = fig.subplots(1, 4)
     _curves_on(axs[0], p)
     x, y = (v.cpu() for v in p.guinier)

@@ -13,7 +13,7 @@ import numpy as np, torch
 
 # %% ../nbs/api/55_states.ipynb #0e091d1b
 from .metadata import pd, write_array
-from .volume import Volume, mask_of, trim_series
+from .volume import Volume, figure, mask_of, trim_series
 from .particles import progress
 from .run import Run
 from .landscape import PALETTE, _points, kmeans
@@ -181,9 +181,8 @@ def volume_landscape(run: Run, n=500, D=None,        # as in `sketch`
 # %% ../nbs/api/55_states.ipynb #226fe15f
 def show_landscape(found: VolumeLandscape, bins=40):
     "Free energy with the maps of the sketch in it; below, mean and deviation of each state, projected; returns a figure."
-    import matplotlib.pyplot as plt
     maps = found.maps()
-    fig = plt.figure(figsize=(9, 6), dpi=80, layout='constrained')
+    fig = figure(9, 6, layout='constrained')
     top, below = fig.subfigures(2, 1, height_ratios=(3, 2))
     axs = top.subplots(1, 2)
     F, error, (x, y) = free_energy(found.where, bins)
@@ -192,5 +191,4 @@ def show_landscape(found: VolumeLandscape, bins=40):
     for s, (ax, (mean, sd)) in enumerate(zip(below.subplots(2, len(maps), squeeze=False).T, maps)):
         for a, v in zip(ax, (mean, sd)): a.imshow(v.data.sum(0), cmap='gray', origin='lower', vmin=0, vmax=max(float(m[v is sd].data.sum(0).max()) for m in maps)); a.axis('off')
         ax[0].set_title(f'{s}: {(found.state == s).mean():.1%}', fontsize=8, color=PALETTE[s % 8])
-    plt.close(fig)
     return fig

@@ -94,11 +94,17 @@ def trim_series(folder, stem, n, digits=2):
         if number.isdecimal() and int(number) >= n and p.name == f'{stem}_{int(number):0{digits}d}.mrc': p.unlink(missing_ok=True)
 
 # %% ../nbs/api/12_volume.ipynb #8dfaab19
+def figure(width, height, dpi=80, **kw):      # inches
+    "An empty matplotlib figure that a cell displays once, as its value: made by pyplot, for with its first a kernel learns to display them."
+    import matplotlib.pyplot as plt
+    plt.close(fig := plt.figure(figsize=(width, height), dpi=dpi, **kw))
+    return fig
+
+# %% ../nbs/api/12_volume.ipynb #39b09156
 @patch
 def sections(self: Volume, title=None):
     "Central sections (above) and projections (below) along z, y and x; returns a matplotlib figure."
-    from matplotlib.figure import Figure
-    fig, v = Figure(figsize=(5.4, 3.7), dpi=72, layout='tight'), self.data.detach().cpu()
+    fig, v = figure(5.4, 3.7, 72, layout='tight'), self.data.detach().cpu()
     for i, (ax, name) in enumerate(zip(fig.subplots(2, 3).T, 'zyx')):
         ax[0].imshow(v.select(i, self.D//2), cmap='gray', origin='lower'); ax[0].set_title(f'section {name}', fontsize=8)
         ax[1].imshow(v.sum(i), cmap='gray', origin='lower'); ax[1].set_title(f'projection {name}', fontsize=8)
@@ -121,13 +127,11 @@ def show_images(images,              # (D, D) each; complex: the logarithm of th
                 same=False,          # one grey scale for all
                 size=1.5):           # of one, inches
     "Pictures side by side, y upwards; returns a matplotlib figure."
-    import matplotlib.pyplot as plt          # and not Figure alone: a kernel learns to display figures when pyplot makes the first
     img = [(x.abs().square() + 1e-12).log10() if x.is_complex() else x for x in (torch.as_tensor(x).detach().cpu() for x in images)]
     ncols, nrows = min(ncols, len(img)), -(-len(img)//ncols)
-    fig, axs = plt.subplots(nrows, ncols, squeeze=False, figsize=(size*ncols, (size + .2*(titles is not None))*nrows), dpi=80, layout='tight')
-    plt.close(fig)
+    fig = figure(size*ncols, (size + .2*(titles is not None))*nrows, layout='tight')
     lim = dict(vmin=min(x.min() for x in img), vmax=max(x.max() for x in img)) if same else {}
-    for ax, x, title in zip(axs.flat, img, titles or ['']*len(img)):
+    for ax, x, title in zip(fig.subplots(nrows, ncols, squeeze=False).flat, img, titles or ['']*len(img)):
         ax.imshow(x, cmap='gray', origin='lower', **lim); ax.set_title(title, fontsize=8)
     for ax in fig.axes: ax.axis('off')
     return fig

@@ -188,6 +188,11 @@ def test_docstrings(name):
     bare = [n.name for n in top if n.name[0] != '_' and not ast.get_docstring(n)]
     assert not bare, f'no docstring: {bare}'
 
+def test_figures_can_be_displayed():
+    "A fresh kernel shows what `volume.figure` made; a bare `Figure` is for pictures that are turned into bytes"
+    bare = {m for m in MODULES if 'from matplotlib.figure import' in (LIB/f'{m}.py').read_text()}
+    assert bare == {'view', 'monitor', 'export'}
+
 
 # Settings
 

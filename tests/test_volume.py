@@ -3,9 +3,11 @@ import subprocess, sys
 from dataclasses import replace
 
 import mrcfile
+import nbformat
 import numpy as np
 import pytest
 import torch
+from nbclient import NotebookClient
 
 from drgnbook.validate import map_scores
 from drgnbook.volume import Volume, fsc, grid, mask_of, soft_edge, sphere_mask
@@ -99,3 +101,14 @@ def test_downsampling_leaves_a_map_where_it_is(D):
     v = Volume(torch.exp(-((grid(D)*2 - at)**2).sum(-1)/2/6**2), 2., (100., 0., -50.))
     def middle(v): return ((grid(v.D) + v.D//2)*v.data[..., None]).sum((0, 1, 2))/v.data.sum()*v.apix + torch.tensor(v.origin)
     assert (middle(v.downsample(16)) - middle(v)).abs().max() < .05
+
+
+# Pictures
+
+def test_a_fresh_kernel_shows_figures(monkeypatch):
+    "The first figure of a kernel is a picture, once, and not its name in words"
+    monkeypatch.delenv('MPLBACKEND')          # the tests' own; a kernel takes its notebook's
+    cells = 'import torch\nfrom drgnbook import Volume, show_volumes\nv = Volume(torch.eye(8).expand(8, 8, 8), 4.)\nshow_volumes([v, v])', 'v.sections()'
+    nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in cells])
+    NotebookClient(nb, kernel_name='python3', timeout=120).execute()
+    for cell in nb.cells: assert ['image/png' in o.data for o in cell.outputs] == [True], cell.outputs
