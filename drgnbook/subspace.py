@@ -198,7 +198,7 @@ def _turn(maps, F, z, a, votes, lattice):
     var, axes = torch.linalg.eigh((y*votes[:, None].double()).T @ y/votes.sum())
     var, axes = var.flip(0), axes.flip(1)
     size = var.mean().sqrt()
-    directions = (torch.linalg.solve(root, axes).T @ B*size).float().view(maps.q, d, d, d)
+    directions = (torch.linalg.solve(root.T, axes).T @ B*size).float().view(maps.q, d, d, d)
     apix = lattice.apix*lattice.D/d
     return Subspace((y @ axes/size).float(), a/a[votes > 0].median(), (var/var.sum()).float(), Volume(v[0] + (middle[:, None, None, None]*v[1:]).sum(0), apix), [Volume(x, apix) for x in directions])
 
