@@ -115,9 +115,9 @@ def snr_of(curve: Float[Tensor,'s']) -> Float[Tensor,'s']:
     c = _smooth(curve[1:]).cummin(0).values.clamp(.01, .999)
     return (1 - c[[0, *range(len(c))]])/c[[0, *range(len(c))]]
 
-def believed(v: Volume, curve: Float[Tensor,'s']) -> Volume:
+def believed(v: Volume, curve: Float[Tensor,'s'], n=1) -> Volume:      # n: 2 for a map of both halves
     "A half-map, each shell damped to what the FSC lets one believe of it."
-    gain = torch.cat([1/(1 + snr_of(curve)), curve.new_zeros(1)])
+    gain = torch.cat([1/(1 + snr_of(curve)/n), curve.new_zeros(1)])
     return v.filter(lambda k: gain[k.round().long().clamp(max=v.D//2)])
 
 def radial(halves) -> Float[Tensor,'D D D']:
@@ -187,9 +187,9 @@ def reconstruct(ps: Particles,
 def solve(accs, apix, mask=None) -> Reconstruction:
     "Maps and FSC from the sums of two halves."
     solvers = [Solver(accs.pop(0)) for _ in range(2)]      # each table is let go as it is read
-    flat = torch.full((solvers[0].D//2,), .1)
+    flat = torch.full((solvers[0].D//2,), .01)
     halves = tuple(s.map(flat, apix) for s in solvers)
     curve = fsc(*halves, sphere_mask(halves[0].D, device=halves[0].data.device) if mask is None else mask)
-    tau = snr_of(curve)
-    whole = (solvers[0] + solvers[1]).map(tau/2, apix)
-    return Reconstruction(replace(whole, data=whole.data*radial([believed(v, curve) for v in halves])), halves, curve)
+    whole = (solvers[0] + solvers[1]).map(flat, apix)
+    dimmed = replace(whole, data=whole.data*radial([believed(v, curve) for v in halves]))      # first, for what a filter smears over the rim it would cut
+    return Reconstruction(believed(dimmed, curve, 2), halves, curve)
