@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 import torch
 from fastcore.script import call_parse
-from drgnbook import Particles, Volume, fsc, large_subunit, resolution, simulate, sphere_mask
+from drgnbook import Particles, Volume, fsc, ft, large_subunit, radius, resolution, shell_mean, simulate, sphere_mask
 from sets import Peer, child, machine
 
 OURS = '''
@@ -32,9 +32,16 @@ def make(folder, n, D, snr, seed):
     return simulate(one, n=n, D=D, snr=snr, junk=0., seed=seed, out=folder)
 
 
+def white(v):
+    "A map whose shells all have the same power: a mask mixes shells, and which of them are heard is a matter of the filter that a map has gone through."
+    shell = radius(v.D).round().long().clamp(max=v.D//2)
+    gain = 1/shell_mean(ft(v.data, 3).abs().square().flatten(), shell.flatten(), v.D//2 + 1).sqrt().clamp(min=1e-20)
+    return v.filter(lambda k: gain[k.round().long().clamp(max=v.D//2)])
+
+
 def score(v, truth, tight):
-    "Mean FSC with the truth over all shells, in the whole box, a ball and a tight mask; pixels at FSC = 0.5 in the whole box."
-    curves = [fsc(v, truth, m) for m in (None, sphere_mask(truth.D), tight)]
+    "Mean FSC with the truth over all shells, in the whole box, a ball and a tight mask, as it is and white; pixels at FSC = 0.5 in the whole box."
+    curves = [*(fsc(v, truth, m) for m in (None, sphere_mask(truth.D), tight)), fsc(white(v), white(truth), tight)]
     return [truth.D/resolution(curves[0]), *(float(c[1:].mean()) for c in curves)]
 
 
@@ -82,6 +89,6 @@ def main(peer: str = '.peer/bin/python', D: int = 128, n: int = 2000, snr: float
         print(f'| drgnbook reconstruct | {us[0]:.1f} | {us[1]:.0f} | {us[2]:.0f} | {us[3]:.2f} | {us[4]:.1f} | {us[5]:.2f} |\n| cryodrgn backproject_voxel | {them_[0]:.1f} | {them_[1]:.0f} | {them_[2]:.0f} | {them_[3]:.2f} | {them_[4]:.1f} | {them_[5]:.2f} |\n| ratio | {them_[0]/us[0]:.1f} | {us[1]/them_[1]:.1f} | {us[2]/them_[2]:.1f} | | {them_[4]/us[4]:.1f} | {them_[5]/us[5]:.1f} |')
         ratio = sorted(t[0]/u[0] for _, _, u, t in rows)
         print(f'\nRatio of the {repeats} pairs: {ratio[0]:.1f} to {ratio[-1]:.1f}. Of our seconds {med(2, 3):.1f} go into the cache. 100,000 images, by these figures (an estimate): {us[0] + (1e5 - n)/us[2]:.0f} s; cryodrgn {them_[0] + (1e5 - n)/them_[2]:.0f} s.\n')
-        print('| against the truth | px at FSC = 0.5 | mean FSC, whole box | in a ball | in a tight mask |\n|---|---|---|---|---|')
+        print('| against the truth | px at FSC = 0.5 | mean FSC, whole box | in a ball | in a tight mask | there, all shells of one power |\n|---|---|---|---|---|---|')
         for name, v in maps.items(): print(f'| {name} | ' + ' | '.join(f'{x:.3f}' for x in score(v, truth, tight)) + ' |')
         if whole: print('\n' + in_one_go(folder, whole, D, snr, seed, threads))
