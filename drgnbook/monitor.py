@@ -10,7 +10,7 @@ import subprocess, sys, time
 from pathlib import Path
 from threading import Event, Thread
 import numpy as np, torch
-from traitlets import Dict, Int, Unicode
+from traitlets import Dict, Int, List, Unicode
 from fastcore.basics import patch
 
 # %% ../nbs/api/63_monitor.ipynb #d39e9bad
@@ -49,7 +49,7 @@ class Monitor(Widget, page_name='monitor'):
     history = Dict().tag(sync=True)      # a line an epoch
     signs = Dict().tag(sync=True)        # of convergence, a line a snapshot
     now = Dict().tag(sync=True)          # the newest snapshot
-    umap = Dict().tag(sync=True)         # the newest UMAP
+    umaps = List().tag(sync=True)        # of some epochs, the newest last
     verdict = Unicode('').tag(sync=True)
 
     def __init__(self, run: Run,
@@ -96,28 +96,29 @@ def snap(self: Monitor, epochs):
     self.rest = time.monotonic() + (took/self.share if self.run.training else 0)
 
 # %% ../nbs/api/63_monitor.ipynb #317d362f
-def _last_umap(run):
-    "The newest UMAP in the folder, and its epoch; none: 0."
-    paths = sorted((run.folder/'monitor').glob('umap_*.npy'))
-    return (paths[-1], int(paths[-1].stem[5:])) if paths else (None, 0)
+def _laid_out(run):
+    "The UMAPs in the folder: {epoch: file}."
+    return {int(p.stem[5:]): p for p in sorted((run.folder/'monitor').glob('umap_*.npy'))}
+
+def _umap(epoch, path):
+    "A UMAP for the window."
+    seen = _density(np.load(path))
+    return dict(epoch=epoch, density=packed(seen['density']), extent=seen['extent'].tolist(), at=[])
 
 def lay_out(folder, epoch, most=5_000):
     "Write a UMAP of evenly spread particles of an epoch, started from the last one: for the monitor's process."
     run, epoch = Run.load(folder, 'cpu'), int(epoch)
-    z, (path, _) = run.at(epoch).z, _last_umap(run)
-    some = z[::-(-len(z)//most)]
-    write_array(run.folder/'monitor'/f'umap_{epoch:04d}.npy', umap(some, None if path is None else np.load(path)))
+    some, before = run.at(epoch).z[::-(-run.config['N']//most)], [*_laid_out(run).values()]
+    write_array(run.folder/'monitor'/f'umap_{epoch:04d}.npy', umap(some, np.load(before[-1]) if before else None))
 
 @patch
-def lay(self: Monitor, training):
-    "Show the newest UMAP; begin another if there is a newer epoch and time for it."
+def lay(self: Monitor, training, most=8):
+    "Show the UMAPs, or as many, spread over the epochs; begin another if there is a newer epoch and time for it."
     if self.child and self.child.poll() is None: return
     if self.child: self.child, self.calm = None, time.monotonic() + ((time.monotonic() - self.began)/self.share if training else 0)
-    path, at = _last_umap(self.run)
-    if path and at != self.umap.get('epoch'):
-        seen = _density(np.load(path))
-        self.umap = dict(epoch=at, density=packed(seen['density']), extent=seen['extent'].tolist(), at=[])
-    newest = max(self.seen, default=0)
+    laid = _laid_out(self.run)
+    at, newest = max(laid, default=0), max(self.seen, default=0)
+    if at and [at] != [u['epoch'] for u in self.umaps[-1:]]: self.umaps = [_umap(e, laid[e]) for e in np.array([*laid])[np.unique(np.linspace(0, len(laid) - 1, most).round().astype(int))].tolist()]
     if self.zdim < 3 or newest <= at or training and newest < 2 or time.monotonic() < self.calm: return
     code = 'import sys; from drgnbook.monitor import lay_out; lay_out(*sys.argv[1:])'
     self.began = time.monotonic()

@@ -4,7 +4,7 @@ import json, os, shutil, time
 import numpy as np, pytest
 from browser import mount, notebook, until, value
 from drgnbook.fit import fit
-from drgnbook.monitor import Monitor, attach
+from drgnbook.monitor import Monitor, attach, lay_out
 from drgnbook.run import Run
 from drgnbook.simulate import simulate
 
@@ -104,6 +104,27 @@ def test_what_is_kept(ps, tmp_path):
     nb = NotebookClient(nbformat.read(tmp_path/'kept.ipynb', 4), timeout=120).execute()
     first, last = (c.outputs[-1].data for c in (nb.cells[1], nb.cells[4]))
     assert first['image/png'] == last['image/png'] and 'application/vnd.jupyter.widget-view+json' in first
+
+
+@pytest.mark.parametrize('dark', [False, True])
+def test_back_in_the_umaps(browser, ps, tmp_path, dark):
+    "Every epoch's UMAP can be gone back to, and one that comes meanwhile leaves the eye where it is"
+    run = fit(ps, epochs=3, out=tmp_path/'run', **dict(QUICK, zdim=3), where='here')
+    for e in run.epochs: lay_out(run.folder, e)
+    w = mount(browser, m := whole(run), dark)
+    page, title = w.page, lambda: w.page.locator('.drgn-looks b').first.inner_text()
+    cloud = lambda: page.evaluate("document.querySelector('.drgn-looks canvas').toDataURL()")
+    assert [u['epoch'] for u in m.umaps] == [1, 2, 3] and not page.locator('.drgn-looks input[type=range]').count()
+    page.locator('.drgn-looks select').select_option('UMAP')
+    newest = cloud()
+    page.locator('.drgn-looks input[type=range]').fill('0')
+    assert title() == 'particles, epoch 1' and cloud() != newest
+    first = cloud()
+    page.evaluate("model.set('umaps', [...model.get('umaps'), {...model.get('umaps')[2], epoch: 4}])")
+    assert title() == 'particles, epoch 1' and cloud() == first
+    page.locator('.drgn-looks input[type=range]').fill('3')
+    assert title() == 'particles, epoch 4'
+    w.clean(); page.screenshot(path=tmp_path/'umaps.png'); page.close()
 
 
 def test_full_disk(run, tmp_path, full_disk):

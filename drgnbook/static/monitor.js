@@ -63,7 +63,7 @@ export default {
     const more = el('input', { type: 'number', min: 1, max: 1000, $: { value: 5 }, 'aria-label': 'epochs to add', style: 'width:64px' });
     const pause = button('pause', 'p', () => tell(model, pause.textContent)), stop = button('stop', 's', () => tell(model, 'stop'), { title: 'write a checkpoint and end' });
     const save = button('checkpoint', 'c', () => tell(model, 'checkpoint'), { title: 'write a checkpoint now' }), add = button('extend', 'e', () => tell(model, 'extend', [+more.value]), { title: 'train so many epochs more' });
-    let plane = 'PCA';
+    let plane = 'PCA', past = 0;      // an epoch whose UMAP is looked at; 0: the newest
     const charts = el('div', { class: 'drgn-charts' }), looks = el('div', { class: 'drgn-looks' });
     f.root.append(el('div', { class: 'drgn-row' }, name, state, el('span', { style: 'flex:1' }), pause, stop, save, el('label', { class: 'drgn-field' }, add, more, 'epochs')), bar, numbers, words, charts, looks);
 
@@ -84,16 +84,24 @@ export default {
       words.textContent = model.get('verdict');
       looks.replaceChildren(...(now.maps ? [...(now.at.length ? [crowd(now)] : []), panel(`densities, epoch ${now.epoch}`, gallery(now), el('span', { class: 'drgn-dim' }, 'surface, section'))] : []));
     }
-    function crowd(now) {      // of the principal plane, or of UMAP where there is one
-      const umap = model.get('umap'), seen = plane === 'UMAP' && umap.density ? umap : now;
-      return panel(`particles, epoch ${seen.epoch}`, cloud(seen, theme()), umap.density ? choice('as', ['PCA', 'UMAP'], plane, v => { plane = v; draw(); }) : el('span', { class: 'drgn-dim' }, 'principal plane'));
+    function crowd(now) {      // the principal plane, or UMAPs where there are any: the newest, or one before
+      const all = model.get('umaps'), laid = plane === 'UMAP' && all.length, title = u => `particles, epoch ${u.epoch}`;
+      let at = laid ? all.findIndex(u => u.epoch === past) : 0;
+      if (at < 0) { at = all.length - 1; past = 0; }
+      const body = el('div', {}, cloud(laid ? all[at] : now, theme())), more = all.length ? choice('as', ['PCA', 'UMAP'], plane, v => { plane = v; draw(); }) : el('span', { class: 'drgn-dim' }, 'principal plane');
+      const figure = panel(title(laid ? all[at] : now), body, more);
+      if (laid && all.length > 1) figure.append(slider('epochs', 0, all.length - 1, 1, at, i => {      // the slider stays, or the hand would lose it
+        past = i < all.length - 1 ? all[i].epoch : 0;
+        body.replaceChildren(cloud(all[i], theme())); figure.querySelector('b').textContent = title(all[i]);
+      }));
+      return figure;
     }
     function gallery(now) {
       const maps = unpacked(now.maps), [q, two, h, w] = maps.shape, cut = i => maps.subarray(i * h * w, (i + 1) * h * w);
       return el('div', { class: 'drgn-maps' }, Array.from({ length: q }, (_, i) => el('div', {}, grey(cut(2 * i), w, h, 84, `surface of map ${i + 1}`), grey(cut(2 * i + 1), w, h, 84, `section of map ${i + 1}`), el('span', {}, String(i + 1)))));
     }
     f.on('change:live', status);
-    for (const it of ['history', 'signs', 'now', 'umap', 'verdict']) f.on(`change:${it}`, draw);
+    for (const it of ['history', 'signs', 'now', 'umaps', 'verdict']) f.on(`change:${it}`, draw);
     f.end(onTheme(f.root, draw));
     status(); draw();
     return f.ends;
