@@ -261,7 +261,7 @@ def _panels(self: View, px):
     near = [i for i in range(len(self.maps)) if self.shown[i] and self.maps[i]['std']]
     if self.panels in ('series', 'morph'): near = sorted({round(k) for k in np.linspace(0, len(self.maps) - 1, 4)} & set(near))
     if self.panels == 'over': panels = [('', _over([layer for i in near for layer in self._layers(i, px)]))] if near else []
-    else: panels = [(self.maps[i]['name'], _over(self._layers(i, px))) for i in near[:6]]
+    else: panels = [(self.maps[i]['name'], _over(self._layers(i, px))) for i in near[:8]]
     return panels + (_cuts(self.volumes[near[0]], self.cross, self.maps[near[0]]['radius']) if self.sections and near else [])
 
 def _cuts(v, cross, radius):
