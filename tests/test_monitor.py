@@ -124,6 +124,9 @@ def test_back_in_the_umaps(browser, ps, tmp_path, dark):
     assert title() == 'particles, epoch 1' and cloud() == first
     page.locator('.drgn-looks input[type=range]').fill('3')
     assert title() == 'particles, epoch 4'
+    page.locator('.drgn-looks input[type=range]').fill('1')
+    page.evaluate("model.set('umaps', model.get('umaps').filter(u => u.epoch !== 2))")          # makes room for later ones
+    assert title() == 'particles, epoch 1' and cloud() == first
     w.clean(); page.screenshot(path=tmp_path/'umaps.png'); page.close()
 
 

@@ -86,7 +86,7 @@ export default {
     }
     function crowd(now) {      // the principal plane, or UMAPs where there are any: the newest, or one before
       const all = model.get('umaps'), laid = plane === 'UMAP' && all.length, title = u => `particles, epoch ${u.epoch}`;
-      let at = laid ? all.findIndex(u => u.epoch === past) : 0;
+      let at = laid ? all.findLastIndex(u => u.epoch <= past) : 0;      // or the one before, where room was made for others
       if (at < 0) { at = all.length - 1; past = 0; }
       const body = el('div', {}, cloud(laid ? all[at] : now, theme())), more = all.length ? choice('as', ['PCA', 'UMAP'], plane, v => { plane = v; draw(); }) : el('span', { class: 'drgn-dim' }, 'principal plane');
       const figure = panel(title(laid ? all[at] : now), body, more);
