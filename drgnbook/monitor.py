@@ -6,7 +6,7 @@
 __all__ = ['Monitor', 'lay_out', 'monitor', 'attach']
 
 # %% ../nbs/api/63_monitor.ipynb #5110a83b
-import subprocess, sys, time
+import atexit, subprocess, sys, time
 from pathlib import Path
 from threading import Event, Thread
 import numpy as np, torch
@@ -137,8 +137,21 @@ def follow(self: Monitor, every=1.):      # s
     "Look again and again, beside the cells, until the window is closed; more seldom where nothing happens."
     while not self.end.wait(every):
         over = self.glance()
-        if not self.run.training: self.keep()          # UMAPs may follow
+        if not self.run.training and not self.end.is_set(): self.keep()          # UMAPs may follow
         every = min(5., every + 1) if over else 1.
+
+@patch
+def start(self: Monitor):
+    "Follow, in a thread, as long as the process lives."
+    self.thread = Thread(target=self.follow, name=f'monitor {self.run.folder}', daemon=True)
+    self.thread.start()
+    atexit.register(self.leave)
+
+@patch
+def leave(self: Monitor):
+    "Before Python ends: a thread that it leaves in the middle of compiled code brings the process down."
+    self.end.set()
+    self.thread.join()
 
 # %% ../nbs/api/63_monitor.ipynb #2d199b9a
 @patch
@@ -169,7 +182,7 @@ def monitor(run: Run|str|Path) -> Monitor:      # a run, or its folder
     key = run.folder.absolute()
     if key not in _open or _open[key].end.is_set():
         _open[key] = Monitor(run)
-        Thread(target=_open[key].follow, name=f'monitor {run.folder}', daemon=True).start()
+        _open[key].start()
     _open[key].run = run
     return _open[key]
 

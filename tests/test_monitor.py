@@ -1,5 +1,5 @@
 "The monitor: of a run that trains in the kernel of a real JupyterLab, of one in another process, of folders in every state."
-import json, os, shutil, time
+import json, os, shutil, subprocess, sys, time
 
 import numpy as np, pytest
 from browser import mount, notebook, until, value
@@ -104,6 +104,25 @@ def test_what_is_kept(ps, tmp_path):
     nb = NotebookClient(nbformat.read(tmp_path/'kept.ipynb', 4), timeout=120).execute()
     first, last = (c.outputs[-1].data for c in (nb.cells[1], nb.cells[4]))
     assert first['image/png'] == last['image/png'] and 'application/vnd.jupyter.widget-view+json' in first
+
+
+def test_script_that_ends(run, tmp_path):
+    "A script that ends while the window is at a checkpoint ends well: the thread is gone before Python is, for left in the middle of compiled code it would bring the process down."
+    shutil.copytree(run.folder, tmp_path/'run', ignore=shutil.ignore_patterns('monitor'))
+    script = f"""
+import atexit, threading
+from drgnbook.monitor import Monitor, monitor
+there, leave, snap = threading.Event(), threading.Event(), Monitor.snap
+def slowly(self, epochs):
+    if threading.current_thread() is not threading.main_thread(): there.set(); leave.wait()
+    snap(self, epochs)
+Monitor.snap = slowly
+atexit.register(lambda: print('alive' if m.thread.is_alive() else 'gone'))          # the first to be registered is the last to be called
+m = monitor({str(tmp_path/'run')!r})
+there.wait()
+atexit.register(leave.set)"""
+    said = subprocess.run([sys.executable, '-c', script], check=True, text=True, stdout=subprocess.PIPE, timeout=120).stdout
+    assert said == 'gone\n'
 
 
 @pytest.mark.parametrize('dark', [False, True])
