@@ -150,20 +150,23 @@ def _flat(z, like=None):      # like: (N, 2)
     turn = np.eye(2) if like is None else orthogonal_procrustes((z - p.mean) @ axes.T, like)[0]
     return (z - p.mean) @ axes.T @ turn, turn.T @ axes, p.mean
 
-def _density(xy):
-    "How many particles are in each cell `[y, x]` of a square, and its extent; 2 in 1,000 an axis may lie far out, and are not counted if they do."
+def _extent(xy):
+    "A square about the points, out of which 2 in 1,000 an axis may lie: `[left, right, low, high]`."
     low, high = np.percentile(xy, [.1, 99.9], axis=0)
     half = .55*(high - low).max() or 1.
-    (x, y), edges = (low + high)/2, np.array([-half, half])
-    count = np.histogram2d(xy[:, 1], xy[:, 0], _BINS, [y + edges, x + edges])[0]
-    return dict(density=count.clip(max=2**16 - 1).astype(np.uint16), extent=np.r_[x + edges, y + edges])
+    return np.repeat((low + high)/2, 2) + np.array([-half, half]*2)
+
+def _density(xy, extent):
+    "How many particles are in each cell `[y, x]` of a square; what lies out of it is not counted."
+    count = np.histogram2d(xy[:, 1], xy[:, 0], _BINS, [extent[2:], extent[:2]])[0]
+    return dict(density=count.clip(max=2**16 - 1).astype(np.uint16), extent=extent)
 
 def _picture(z, first):      # first: the snapshot of the first kept epoch and its z, or None
     "Density, axes and representatives of an epoch."
     if not z.shape[1]: return dict(density=np.zeros((_BINS, _BINS), np.uint16), extent=np.r_[-1., 1, -1, 1], axes=np.zeros((2, 0)), mean=np.zeros(0), particles=np.zeros(0, int), at=np.zeros((0, 2)))
     xy, axes, mean = _flat(z, None if first is None else (first[1] - first[0]['mean']) @ first[0]['axes'].T)
     chosen = representatives(xy, z, _MAPS) if first is None else first[0]['particles']
-    return dict(_density(xy), axes=axes, mean=mean, particles=chosen, at=xy[chosen])
+    return dict(_density(xy, _extent(xy)), axes=axes, mean=mean, particles=chosen, at=xy[chosen])
 
 def _numbers(shift, change):
     "One line of the table: medians; NaN for what is not known."

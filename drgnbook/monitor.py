@@ -19,7 +19,7 @@ from .run import Run
 from .fit import fit          # brings Run.pause, stop, extend
 from .metadata import write_array
 from .landscape import umap
-from .convergence import _density, snapshot, verdict
+from .convergence import _density, _extent, snapshot, verdict
 from .widget import Widget, packed
 from .view import first_level, eight_bits, surface
 
@@ -100,10 +100,12 @@ def _laid_out(run):
     "The UMAPs in the folder: {epoch: file}."
     return {int(p.stem[5:]): p for p in sorted((run.folder/'monitor').glob('umap_*.npy'))}
 
-def _umap(epoch, path):
-    "A UMAP for the window."
-    seen = _density(np.load(path))
-    return dict(epoch=epoch, density=packed(seen['density']), extent=seen['extent'].tolist(), at=[])
+def _umaps(laid, most):
+    "As many UMAPs, spread over the epochs, for the window: all in one frame, so that what moves between them has moved."
+    some = np.array([*laid])[np.unique(np.linspace(0, len(laid) - 1, most).round().astype(int))].tolist()
+    points = [np.load(laid[e]) for e in some]
+    extent = _extent(np.concatenate(points))
+    return [dict(epoch=e, density=packed(_density(xy, extent)['density']), extent=extent.tolist(), at=[]) for e, xy in zip(some, points)]
 
 def lay_out(folder, epoch, most=5_000):
     "Write a UMAP of evenly spread particles of an epoch, started from the last one: for the monitor's process."
@@ -113,13 +115,14 @@ def lay_out(folder, epoch, most=5_000):
 
 @patch
 def lay(self: Monitor, training, most=8):
-    "Show the UMAPs, or as many, spread over the epochs; begin another if there is a newer epoch and time for it."
+    "Show the UMAPs, or as many, spread over the epochs; begin another if z has moved since, and there is time for it."
     if self.child and self.child.poll() is None: return
     if self.child: self.child, self.calm = None, time.monotonic() + ((time.monotonic() - self.began)/self.share if training else 0)
     laid = _laid_out(self.run)
     at, newest = max(laid, default=0), max(self.seen, default=0)
-    if at and [at] != [u['epoch'] for u in self.umaps[-1:]]: self.umaps = [_umap(e, laid[e]) for e in np.array([*laid])[np.unique(np.linspace(0, len(laid) - 1, most).round().astype(int))].tolist()]
-    if self.zdim < 3 or newest <= at or training and newest < 2 or time.monotonic() < self.calm: return
+    if at and [at] != [u['epoch'] for u in self.umaps[-1:]]: self.umaps = _umaps(laid, most)
+    moved = any(self.seen[e]['moved'] for e in self.seen if e > at)          # NaN, of the first, too
+    if self.zdim < 3 or not moved or training and newest < 2 or time.monotonic() < self.calm: return
     code = 'import sys; from drgnbook.monitor import lay_out; lay_out(*sys.argv[1:])'
     self.began = time.monotonic()
     self.child = subprocess.Popen(['nice', '-n', '19', sys.executable, '-c', code, str(self.run.folder), str(newest)], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

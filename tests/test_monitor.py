@@ -146,7 +146,26 @@ def test_back_in_the_umaps(browser, ps, tmp_path, dark):
     page.locator('.drgn-looks input[type=range]').fill('1')
     page.evaluate("model.set('umaps', model.get('umaps').filter(u => u.epoch !== 2))")          # makes room for later ones
     assert title() == 'particles, epoch 1' and cloud() == first
+    assert len({tuple(u['extent']) for u in m.umaps}) == 1
+    bar = page.locator('.drgn-looks input[type=range]')
+    box, epochs = bar.bounding_box(), "model.set('umaps', [...model.get('umaps'), {...model.get('umaps')[0], epoch: %d}])"
+    page.mouse.move(box['x'] + 3, box['y'] + box['height']/2); page.mouse.down()
+    page.evaluate(epochs % 5)
+    page.mouse.move(box['x'] + box['width'] - 3, box['y'] + box['height']/2)          # a hand that drags keeps its slider
+    assert title() == 'particles, epoch 4'
+    page.mouse.up()
+    assert title() == 'particles, epoch 5' and bar.get_attribute('max') == '3'          # its end is the newest
+    bar.focus(); page.evaluate(epochs % 6); page.keyboard.press('End')          # so does the keyboard
+    assert title() == 'particles, epoch 6'
     w.clean(); page.screenshot(path=tmp_path/'umaps.png'); page.close()
+
+
+def test_still_z_is_laid_out_once(ps, tmp_path):
+    "Where z was found before the first epoch there is one landscape, whatever the epoch"
+    run = fit(ps, epochs=3, out=tmp_path/'run', **dict(QUICK, zdim=3, z='subspace'), where='here')
+    lay_out(run.folder, 1)
+    m = whole(run)
+    assert m.child is None and [u['epoch'] for u in m.umaps] == [1] and not (run.folder/'monitor/umap_0003.npy').exists()
 
 
 def test_full_disk(run, tmp_path, full_disk):

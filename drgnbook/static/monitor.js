@@ -63,7 +63,7 @@ export default {
     const more = el('input', { type: 'number', min: 1, max: 1000, $: { value: 5 }, 'aria-label': 'epochs to add', style: 'width:64px' });
     const pause = button('pause', 'p', () => tell(model, pause.textContent)), stop = button('stop', 's', () => tell(model, 'stop'), { title: 'write a checkpoint and end' });
     const save = button('checkpoint', 'c', () => tell(model, 'checkpoint'), { title: 'write a checkpoint now' }), add = button('extend', 'e', () => tell(model, 'extend', [+more.value]), { title: 'train so many epochs more' });
-    let plane = 'PCA', past = 0;      // an epoch whose UMAP is looked at; 0: the newest
+    let plane = 'PCA', past = 0, late = false;      // past: an epoch whose UMAP is looked at; 0: the newest
     const charts = el('div', { class: 'drgn-charts' }), looks = el('div', { class: 'drgn-looks' });
     f.root.append(el('div', { class: 'drgn-row' }, name, state, el('span', { style: 'flex:1' }), pause, stop, save, el('label', { class: 'drgn-field' }, add, more, 'epochs')), bar, numbers, words, charts, looks);
 
@@ -82,7 +82,11 @@ export default {
       const shift = [{ name: 'moved / radius', y: s.moved || [], colour: PALETTE[2], range: [0, 1] }, { name: 'cosine', y: s.cosine || [], colour: PALETTE[3] }], maps = [{ name: 'median', y: s.correlation || [], colour: PALETTE[0] }, { name: 'worst', y: s.worst || [], colour: PALETTE[5], dash: '4 3' }];
       charts.replaceChildren(panel('loss', chart('loss over epochs', h.epoch || [], loss), legend(loss)), ...(model.get('zdim') ? [panel('shift of z', chart('shift of z from epoch to epoch', s.epoch || [], shift), legend(shift))] : []), panel('map to map', chart('correlation of maps from epoch to epoch', s.epoch || [], maps), legend(maps)));
       words.textContent = model.get('verdict');
+      late = !!looks.querySelector('input:active');          // a hand is at the slider: drawn when it lets go
+      if (late) return;
+      const focused = looks.querySelector('input:focus');
       looks.replaceChildren(...(now.maps ? [...(now.at.length ? [crowd(now)] : []), panel(`densities, epoch ${now.epoch}`, gallery(now), el('span', { class: 'drgn-dim' }, 'surface, section'))] : []));
+      if (focused) looks.querySelector('input')?.focus();
     }
     function crowd(now) {      // the principal plane, or UMAPs where there are any: the newest, or one before
       const all = model.get('umaps'), laid = plane === 'UMAP' && all.length, title = u => `particles, epoch ${u.epoch}`;
@@ -90,10 +94,10 @@ export default {
       if (at < 0) { at = all.length - 1; past = 0; }
       const body = el('div', {}, cloud(laid ? all[at] : now, theme())), more = all.length ? choice('as', ['PCA', 'UMAP'], plane, v => { plane = v; draw(); }) : el('span', { class: 'drgn-dim' }, 'principal plane');
       const figure = panel(title(laid ? all[at] : now), body, more);
-      if (laid && all.length > 1) figure.append(slider('epochs', 0, all.length - 1, 1, at, i => {      // the slider stays, or the hand would lose it
+      if (laid && all.length > 1) figure.append(el('div', { onchange: () => late && draw() }, slider('epochs', 0, all.length - 1, 1, at, i => {
         past = i < all.length - 1 ? all[i].epoch : 0;
         body.replaceChildren(cloud(all[i], theme())); figure.querySelector('b').textContent = title(all[i]);
-      }));
+      })));
       return figure;
     }
     function gallery(now) {
