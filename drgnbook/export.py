@@ -15,9 +15,9 @@ from fastcore.basics import patch
 
 # %% ../nbs/api/57_export.ipynb #19c195fc
 from .metadata import atomic, pd
-from .volume import Volume, trim_series
+from .volume import Volume, _same_box, trim_series
 from .cxc import play_morph, play_series, recorded, side_by_side, write_cxc
-from .surface import surface, write_movie
+from .surface import movie_kind, surface, write_movie
 from .particles import progress
 from .run import Run, last_checkpoint
 from .landscape import PALETTE, kept_umap, kmeans, pca, show_embedding, zscore
@@ -44,12 +44,15 @@ def export_maps(maps, out,               # an iterable of `Volume`s of one box; 
                 colour='#8fb7dd', fps=10, px=320) -> list:
     "Write maps (MRC), scripts for ChimeraX, and a movie; returns the paths."
     out, paths, levels, half = Path(out), [], [], 0.
+    if movie: movie_kind(f'{stem}{movie}')
     for v in maps:
-        levels.append(_level(v)); half = max(half, 1.1*_reach(v, level or levels[0]))
+        first = v if not paths else _same_box(first, v)
+        if colours is not None and len(colours) == len(paths): raise ValueError(f'{len(colours)} colours for more maps than that: give one a map')
+        levels.append(_level(v)); half = max(half, 1.1*_reach(v, levels[0] if level is None else level))
         paths.append(v.save(out/f'{stem}_{len(paths):02d}.mrc'))
     if not paths: raise ValueError('no maps to write')
     trim_series(out, stem, len(paths))
-    level, n = level or levels[0], len(paths)
+    level, n = levels[0] if level is None else level, len(paths)
     scripts = dict(beside=side_by_side(paths, out, levels, colours or [PALETTE[i % 8] for i in range(n)]))
     if n > 1:
         scripts |= dict(series=play_series(paths, out, level, colour), morph=(morph := play_morph(paths, out, level, colour)))

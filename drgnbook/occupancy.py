@@ -44,7 +44,7 @@ def _blur(xyz, amp, sigma, D, apix):      # xyz: (a, 3), from the centre of the 
 
 def _weigh(cube, corner, D, apix, level, dilate, edge):
     "Voxels of the box and weights of one element."
-    mask = Volume(torch.from_numpy(cube).float(), apix).mask(level*float(cube.max()), dilate, max(edge, 1e-3)).numpy()
+    mask = Volume(torch.from_numpy(cube).float(), apix).mask(level*float(cube.max()), dilate, edge).numpy()
     zyx = np.argwhere(mask > 1e-3)
     inside = ((zyx + corner[::-1] >= 0) & (zyx + corner[::-1] < D)).all(1)
     w, ref = mask[tuple(zyx[inside].T)], cube[tuple(zyx[inside].T)]
@@ -83,8 +83,9 @@ def _measure(name, v, elements):
     if v.D != elements.D or abs(v.apix/elements.apix - 1) > .01:
         raise ValueError(f'map {name} is {v.D} px of {v.apix:.4g} Å, the masks are {elements.D} px of {elements.apix:.4g} Å: make them from one of the maps; a wrong header is overruled by Volume.load(path, apix=)')
     x = v.data.detach().cpu().numpy().ravel()
-    here = x[elements.voxels].astype(np.float64)
-    solvent = (x.sum(dtype=np.float64) - here.sum())/max(x.size - here.size, 1)
+    here, total = x[elements.voxels].astype(np.float64), x.sum(dtype=np.float64)
+    if not np.isfinite(total): raise ValueError(f'map {name} holds values that are not finite')
+    solvent = (total - here.sum())/max(x.size - here.size, 1)
     return elements.weights @ (here - solvent), here.mean() - solvent
 
 def occupancy(maps,                     # paths, `Volume`s, {name: either}, or a generator of (name, Volume)

@@ -6,6 +6,7 @@
 __all__ = ['anchor_points', 'direct_path', 'graph_path', 'log_density', 'density_path', 'overlaps', 'venn', 'suspects']
 
 # %% ../nbs/api/52_paths.ipynb #a78818fa
+import warnings
 import numpy as np
 
 # %% ../nbs/api/52_paths.ipynb #1d232a7b
@@ -66,13 +67,15 @@ def _pieces(g):
     return connected_components(g, directed=False)
 
 def _graph(near, stops, mean):
-    "The graph of neighbours, if it leads from stop to stop; else what would."
+    "The graph of neighbours, if it leads from stop to stop; else what would: 'enough' takes it."
+    enough, mean = mean == 'enough', 5. if mean == 'enough' else mean
     neighbours, g = near[0].shape[1], _cut(near, mean)
     count, piece = _pieces(g)
     apart = [(a, b) for a, b in zip(stops, stops[1:]) if piece[a] != piece[b]]
     if not apart: return g
     joins = lambda m: all(p[a] == p[b] for p in [_pieces(_cut(near, m))[1]] for a, b in apart)
     looser = [] if mean is None else [m for m in [*range(int(mean) + 1, neighbours), None] if joins(m)]
+    if enough and looser: warnings.warn(f'five joints a particle do not lead from each anchor to the next; mean={looser[0]} does, and is taken', stacklevel=3); return _cut(near, looser[0])
     (a, b), size = apart[0], np.bincount(piece)[piece]
     raise ValueError(f'no way from particle {a} to {b}: the graph is in {count:,} pieces, and they lie in two, of {size[a]:,} and {size[b]:,} particles; '
                      + (f'mean={looser[0]} joins them' if looser else f'raise neighbours={neighbours}' + ('' if mean is None else ' and pass mean=None')))
@@ -98,7 +101,7 @@ def _evenly(z, path, n):
 
 def graph_path(z, anchors,           # as in `anchor_points`
                neighbours=10,        # joints of a particle, at most
-               mean=5.,              # joints a particle that are kept, the shortest of all; None: all
+               mean='enough',        # joints a particle that are kept, the shortest of all; None: all; 'enough': 5, or as few more as join the anchors
                n=None,               # points at even steps; None: each particle on the way
                labels=None):
     "The shortest walk through the anchors from neighbour to neighbour: points `(m, zdim)` and particles `(m,)`."

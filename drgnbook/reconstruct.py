@@ -158,7 +158,7 @@ def insert(ps: Particles, accs: list,      # as many `Accumulator`s as there are
     k, w = lattice.k.float(), _checked(weights, len(ps))
     step = max(1, 2**19//len(lattice))               # 2¹⁹ coefficients: some 40 MB in all
     jobs = [(h, i) for h in range(len(accs)) for i in ((part == h) & (w > 0)).nonzero()[:, 0].split(step)]
-    for h, i, f in progress(ahead(lambda j: (*j, cache[ps.rows[j[1]]]), jobs), 'backprojecting', total=len(jobs)):
+    for h, i, f in progress(ahead(lambda j: (*j, cache[ps.rows[j[1].numpy()]]), jobs), 'backprojecting', total=len(jobs)):
         p, c = pose[i].to(device), ctf[i].to(device)(lattice.freqs)
         f = shift(f.to(device)*sign[i, None].to(device), lattice.freqs, p.t)
         for S in torch.eye(3)[None] if group is None else group: accs[h].add(f, c, k, p.R @ S.to(device), w[i].to(device))

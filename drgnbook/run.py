@@ -293,6 +293,8 @@ def volumes(self: Run, z=None, D=None) -> list[Volume]:      # D: box, px; small
     z = None if z is None or self.options['zdim'] == 0 else torch.as_tensor(np.atleast_2d(z), dtype=torch.float32, device=self.device)
     if z is not None and z.shape[1] != self.options['zdim']: raise ValueError(f"z has {z.shape[1]} columns, the run's zdim is {self.options['zdim']}")
     if z is None and self.options['zdim']: raise ValueError('which point of the latent space? pass z, such as run.z[0]')
+    if z is not None and not len(z): raise ValueError('no points of the latent space: was nothing selected?')
+    if z is not None and not z.isfinite().all(): raise ValueError('z holds a number that is not finite: is it the mean of a selection that is empty?')
     return [replace(v, data=v.data.cpu()) for v in self.decoder.volumes(z, D)]
 
 @patch

@@ -103,17 +103,20 @@ def populations(state,               # (N,) state of each particle
     low, high = np.percentile(drawn, [2.5, 97.5], axis=0)
     return pd.DataFrame(dict(state=names, particles=count, share=count/count.sum(), error=drawn.std(0), low=low, high=high)).sort_values('particles', ascending=False, ignore_index=True)
 
+def _plane(x):
+    "The first two columns; zeros for the second where there is one."
+    return np.pad(x := _points(x)[:, :2], ((0, 0), (0, 2 - x.shape[1])))
+
 def free_energy(xy,                  # (N, 2) places of particles
                 bins=40, draws=100, seed=0):
-    "`F = -log ρ` in units of kT over a grid, smoothed by a bin, 0 at its lowest; its error by bootstrap; the edges. Not a number where no particle is."
+    "`F = -log ρ` in units of kT over a grid, smoothed by a bin, 0 at its lowest; its error, that of ρ by bootstrap; the edges. Not a number where fewer than two particles are within a bin or so."
     from scipy.ndimage import gaussian_filter
-    xy = _points(xy)[:, :2]
-    h, *edges = np.histogram2d(*xy.T, bins)
-    seen = gaussian_filter((h > 0).astype(float), 1.) > .05
-    F = lambda h: -np.log(np.where(seen, gaussian_filter(h.astype(float), 1.), np.nan))
-    again = np.random.default_rng(seed).multinomial(len(xy), (h/h.sum()).ravel(), draws).reshape(draws, *h.shape)
-    with np.errstate(divide='ignore', invalid='ignore'): f, error = F(h), np.std([F(a) for a in again], 0)
-    return f - np.nanmin(f), error, edges
+    h, *edges = np.histogram2d(*_plane(xy).T, bins)
+    density = lambda h: gaussian_filter(h.astype(float), 1.)
+    again = np.random.default_rng(seed).multinomial(int(h.sum()), (h/h.sum()).ravel(), draws).reshape(draws, *h.shape)
+    rho = density(h)
+    rho[rho < 1.5/(2*np.pi)] = np.nan          # a lone particle has 1/2π
+    return -np.log(rho/np.nanmax(rho)), np.std([density(a) for a in again], 0)/rho, edges
 
 # %% ../nbs/api/55_states.ipynb #9668471f
 @dataclass(frozen=True, eq=False)
@@ -162,11 +165,19 @@ def _of_maps(state, at, where, coords):
     for s in np.setdiff1d(state[state >= 0], labels): labels[_closest(where[state == s].mean(0), coords)] = s
     return labels
 
+def _possible(run, n, D, states, method, mask):
+    "What cannot be is said before maps are decoded."
+    if method not in ('ward', 'average', 'complete', 'single', 'hdbscan'): raise ValueError(f"method is 'ward', 'average', 'complete', 'single' or 'hdbscan', found {method!r}")
+    n, c = min(n, run.config['N']), run.config
+    if method != 'hdbscan' and isinstance(states, (int, np.integer)) and not 1 <= states <= n: raise ValueError(f'between 1 and {n} groups can be made of {n} maps, found states={states}')
+    if mask is not None: mask_of(mask, D or c['D'], c['apix']*c['D']/(D or c['D']))
+
 def volume_landscape(run: Run, n=500, D=None,        # as in `sketch`
                      states: int|float|None=10,      # how many; or the height at which the tree is cut; of 'hdbscan', the fewest particles of a state
                      method='ward',                  # or 'average', 'complete', 'single': of the maps; 'hdbscan': of the particles
                      mask=None, p=20, out=None, seed=0) -> VolumeLandscape:
     "Sketch, space of volumes, states, and the place of every particle."
+    _possible(run, n, D, states, method, mask)
     at, files = sketch(run, n, D, out, seed)
     space = volume_space(files, mask, p)
     where, r2 = place(run.z, at, space.coords, seed=seed)
@@ -187,7 +198,7 @@ def show_landscape(found: VolumeLandscape, bins=40):
     axs = top.subplots(1, 2)
     F, error, (x, y) = free_energy(found.where, bins)
     for ax, f, title in zip(axs, (F, error), ('free energy, kT', 'its error, kT')): top.colorbar(ax.pcolormesh(x, y, f.T, cmap='viridis_r'), ax=ax, label=title); ax.set(xlabel='volume PC 1', ylabel='volume PC 2')
-    axs[0].scatter(*found.space.coords[:, :2].T, s=12, c=[PALETTE[s % 8] for s in found.labels], edgecolors='w', linewidths=.4)
+    axs[0].scatter(*_plane(found.space.coords).T, s=12, c=[PALETTE[s % 8] for s in found.labels], edgecolors='w', linewidths=.4)
     for s, (ax, (mean, sd)) in enumerate(zip(below.subplots(2, len(maps), squeeze=False).T, maps)):
         for a, v in zip(ax, (mean, sd)): a.imshow(v.data.sum(0), cmap='gray', origin='lower', vmin=0, vmax=max(float(m[v is sd].data.sum(0).max()) for m in maps)); a.axis('off')
         ax[0].set_title(f'{s}: {(found.state == s).mean():.1%}', fontsize=8, color=PALETTE[s % 8])

@@ -8,6 +8,7 @@ __all__ = ['fsc_area', 'fsc_ceiling', 'map_scores', 'pose_scores', 'Truth', 'tru
 # %% ../nbs/api/57_validate.ipynb #5745f9b2
 from dataclasses import dataclass
 from pathlib import Path
+import warnings
 import numpy as np, torch
 from torch import Tensor
 from jaxtyping import Float
@@ -148,6 +149,7 @@ def validate(run: Run, truth=None,          # a `Truth`, or the folder of the si
     "A run against the truth: a row a score. With `evidence`, a column of the maps from particles, of so many images."
     truth = truth if isinstance(truth, Truth) else truth_of(run, truth, source, period)
     table = score(run.z, run.volumes, truth, images, mask, run.pose if run.options['pose'] != 'given' else None)
+    if not truth.mapped: warnings.warn('the maps are not scored: the molecule moves, and the true map of a particle is made from source=, the molecule that was simulated', stacklevel=2)
     if not evidence or not truth.mapped: return table
     maps = lambda zs: [run.evidence(z).volume for z in progress(zs, 'maps from particles')]
     rows = {}

@@ -85,12 +85,13 @@ def compare(s: Sample, told):      # told: pose, CTF, and what is done with its 
     return pd.DataFrame(rows, columns=['what', 'instead', 'explained', 'fsc', 'better by (σ)']), own
 
 def mend(s: Sample, sure):
-    "Take the way that is better beyond doubt, and ask again with it, until none is: what was mended, the first and the last table, and the maps."
+    "Of the ways that are better beyond doubt take the one that explains most, and ask again with it, until none is: what was mended, the first and the last table, and the maps."
     told, mended, first = (s.pose, s.ctf, _same), {}, None
     for _ in range(len(WAYS) + 1):
         table, maps = compare(s, told)
-        first, best = table if first is None else first, table.loc[table['better by (σ)'].idxmax()]
-        if best['better by (σ)'] <= sure or best.what in mended: break
+        first, better = table if first is None else first, table[(table['better by (σ)'] > sure) & ~table.what.isin(list(mended))]
+        if not len(better): break
+        best = better.loc[better.explained.idxmax()]
         mended[best.what], told = best, WAYS[best.what][best.instead](*told)
     return mended, first, table, maps
 

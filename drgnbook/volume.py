@@ -61,7 +61,18 @@ def distance(D, device='cpu') -> Float[Tensor,'D D D']:
 def _origin(h, apix):
     "(x, y, z) of the first voxel, Å, as a header has it."
     at = tuple(float(h.origin[c]) for c in 'xyz')
-    return at if any(at) else tuple(float(h[f'n{c}start'])*apix for c in 'xyz')
+    return at if any(at) else tuple(float(h[f'n{"xyz"[axis]}start'])*apix for axis in np.argsort(_axes(h)))          # which counts columns, rows, sections
+
+def _axes(h):
+    "Which of x, y, z (0, 1, 2) columns, rows and sections are; older files leave it out."
+    axes = [int(h[f'map{c}']) - 1 for c in 'crs']
+    return axes if sorted(axes) == [0, 1, 2] else [0, 1, 2]
+
+def _voxel(m, path):
+    "The side of a voxel, Å; 0 where the header has none. A box that is sampled unevenly is no cube."
+    sides = [float(m.voxel_size[c]) for c in 'xyz']
+    if m.header.mz == m.header.nz and max(sides) > 1.01*min(sides) > 0: raise ValueError(f'{path} has voxels of {sides[0]:.4g} × {sides[1]:.4g} × {sides[2]:.4g} Å, and a volume here has cubic ones: resample it, or pass apix= if the header is wrong')
+    return sides[0]
 
 @patch_to(Volume, cls_method=True)
 def load(cls, path,       # .mrc or .map, also .gz or .bz2
@@ -71,12 +82,13 @@ def load(cls, path,       # .mrc or .map, also .gz or .bz2
     import mrcfile
     if not Path(path).exists(): raise FileNotFoundError(f'no map at {path}')
     with warnings.catch_warnings(record=True) as caught, mrcfile.open(path, permissive=True) as m:
-        data, voxel = m.data, float(m.voxel_size.x)
-        if data is None: raise ValueError(f'{path} is not an MRC map: {caught[0].message if caught else "no data"}')
-        data, at = torch.from_numpy(np.array(data, dtype=np.float32)), _origin(m.header, apix or voxel or 1.)
+        if m.data is None: raise ValueError(f'{path} is not an MRC map: {caught[0].message if caught else "no data"}')
+        voxel, order = apix or _voxel(m, path), _axes(m.header)
+        data = np.array(m.data.transpose([2 - order.index(c) for c in (2, 1, 0)]) if m.data.ndim == 3 else m.data, dtype=np.float32)
+        data, at = torch.from_numpy(data), _origin(m.header, voxel or 1.)
     if caught: warnings.warn(f'{path}: {caught[0].message}', stacklevel=2)
-    if apix is None and voxel == 0: warnings.warn(f'{path}: the header gives no voxel size; 1 Å is assumed, pass apix=', stacklevel=2)
-    return cls(data, apix or voxel or 1., at)
+    if voxel == 0: warnings.warn(f'{path}: the header gives no voxel size; 1 Å is assumed, pass apix=', stacklevel=2)
+    return cls(data, voxel or 1., at)
 
 @patch
 def save(self: Volume, path):
@@ -170,7 +182,7 @@ def flip(self: Volume) -> Volume:
 def soft_edge(distance,      # from the kept region, any unit
               width):        # of the edge, same unit
     "1 inside (`distance ≤ 0`), 0 beyond `width`, a raised cosine between."
-    return (distance/width).clamp_(0, 1).mul_(torch.pi).cos_().mul_(.5).add_(.5)      # in place: a map of 320³ is 131 MB
+    return (distance/max(width, 1e-6)).clamp_(0, 1).mul_(torch.pi).cos_().mul_(.5).add_(.5)      # in place: a map of 320³ is 131 MB
 
 def sphere_mask(D, r=None, edge=None, device='cpu') -> Float[Tensor,'D D D']:
     "A soft ball: radius `r` (default `0.42 D`) and edge (default `0.06 D`) in voxels."
@@ -215,6 +227,7 @@ Volume.fsc = fsc
 def resolution(curve: Float[Tensor,'s'],      # as `fsc` gives it
                threshold=.5) -> float:        # in shells (a fraction too); D·apix / shells is Å
     "The shell where the curve first falls below the threshold, interpolated; the last shell if it never does."
+    if curve.isnan().any(): raise ValueError('this FSC is not a number: one of the two maps holds values that are not finite')
     below = (curve[1:] < threshold).nonzero()
     if not len(below): return float(len(curve) - 1)
     i = int(below[0]) + 1

@@ -118,12 +118,21 @@ def test_no_pyav(tmp_path, monkeypatch):
     assert write_movie([np.ones((8, 8, 3))]*2, tmp_path/'a.gif').exists() and [p.name for p in tmp_path.iterdir()] == ['a.gif']
 
 def test_nothing_half_written(run, tmp_path):
-    "A film that cannot be made leaves no file of its name, and the maps that were made."
-    bad = (Volume(torch.zeros(8, 8, 8) if i else torch.rand(8, 8, 8), 1.) for i in range(2))
-    with pytest.raises(ValueError, match='gif'): export_maps(bad, tmp_path, movie='.avi')
-    assert not [p for p in tmp_path.iterdir() if p.name.startswith('.')] and not list(tmp_path.glob('*.avi'))
+    "A film that cannot be made is refused before there is a map."
+    never = (1/0 for _ in range(2))
+    with pytest.raises(ValueError, match='gif'): export_maps(never, tmp_path, movie='.avi')
+    assert not list(tmp_path.iterdir())
     with pytest.raises(ValueError, match='zdim is 2'): export_path(run, np.zeros((2, 5)), tmp_path/'x')
+    with pytest.raises(ValueError, match='a movie is'): export_path(run, np.zeros((2, 2)), tmp_path/'x', movie='.avi')
     assert not (tmp_path/'x').exists()
+
+def test_maps_of_a_series_fit_each_other(tmp_path):
+    "A colour each, one box, and any level, 0 too"
+    a, b = (Volume(torch.rand(D, D, D) - .5, 1.) for D in (8, 12))
+    with pytest.raises(ValueError, match='1 colours'): export_maps([a, a], tmp_path, colours=['#ff0000'])
+    with pytest.raises(ValueError, match='the volumes differ'): export_maps([a, b], tmp_path)
+    export_maps([a, a], tmp_path, level=0.)
+    assert 'level 0\n' in (tmp_path/'map_series.cxc').read_text() or 'level 0 ' in (tmp_path/'map_series.cxc').read_text()
 
 
 # Every particle
@@ -334,3 +343,10 @@ def test_maps_one_after_another(run, monkeypatch):
     assert asked == [16, 16, 3] and [v.D for v in maps] == [16]*35
     assert torch.allclose(maps[20].data, decode(run, z[20], 16)[0].data, atol=1e-4*float(maps[20].data.abs().max()))
     asked.clear(); next(run.stream(z, 256)); assert asked == [4]
+
+@pytest.mark.filterwarnings('ignore:Mean of empty slice', 'ignore:invalid value')
+def test_no_map_of_nobody(run):
+    "The mean of an empty selection is no point of the latent space"
+    nobody = np.zeros(len(run.z), bool)
+    with pytest.raises(ValueError, match='a selection that is empty'): run.volume(run.z[nobody].mean(0))
+    with pytest.raises(ValueError, match='was nothing selected'): run.volumes(run.z[nobody])

@@ -165,6 +165,12 @@ def test_maps_are_read_one_by_one(two):
     masks = element_masks(file, maps['AB'])
     assert occupancy(one(), masks).equals(occupancy(maps, masks)) and asked == list(maps)
 
+def test_a_map_that_is_no_map_is_named(two):
+    "One number that is not finite would void the whole table"
+    file, maps = two
+    v = maps['AB']
+    with pytest.raises(ValueError, match='map broken'): occupancy(maps | {'broken': replace(v, data=v.data.clone().index_fill(0, torch.tensor([3]), float('nan')))}, element_masks(file, v))
+
 def test_errors(two, tmp_path):
     file, maps = two
     masks = element_masks(file, maps['AB'])

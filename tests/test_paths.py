@@ -57,6 +57,8 @@ def test_mean_cuts_the_long_joints():
     hint = int(str(pytest.raises(ValueError, graph_path, z, [74, 75], 80, 4).value).split('mean=')[1].split()[0])
     assert graph_path(z, [74, 75], 80, hint)[1][[0, -1]].tolist() == [74, 75]                  # what it says, works
     with pytest.raises(ValueError): graph_path(z, [74, 75], 80, hint - 1)                      # and nothing less
+    with pytest.warns(UserWarning, match=f'mean={hint} does'): by_itself = graph_path(z, [74, 75], 80)[1]
+    assert np.array_equal(by_itself, graph_path(z, [74, 75], 80, hint)[1])
 
 def test_pieces_apart():
     z = np.concatenate([cloud(100), cloud(100) + 50])

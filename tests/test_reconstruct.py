@@ -9,8 +9,8 @@ from drgnbook.fourier import Lattice, ft, shell_mean
 from drgnbook.forward import Blobs
 from drgnbook.particles import Cache, Particles
 from drgnbook.pose import Pose, point_group, random_rotations
-from drgnbook.postprocess import postprocess
-from drgnbook.reconstruct import Accumulator, reconstruct, snr_of, solve
+from drgnbook.postprocess import local_resolution, postprocess
+from drgnbook.reconstruct import Accumulator, halves_of, reconstruct, snr_of, solve
 from drgnbook.simulate import simulate
 from drgnbook.fit import fit
 from drgnbook.run import Run
@@ -131,6 +131,14 @@ def test_weights(ps, truth):
     score = lambda w: float(reconstruct(junk, weights=w).volume.fsc(truth, sphere_mask(32))[1:10].mean())
     assert score(good) > score(None) + .03
 
+def test_any_number_of_particles(ps):
+    "Also where a half is one particle, or one more than are read at once"
+    n = 2**19//len(Lattice(32)) + 1
+    assert (halves_of(ps) == torch.arange(600) % 2).all()
+    for i in ([0, 1], [0, 1, 3], [0, *range(1, 2*n + 1, 2)]):
+        rec = reconstruct(ps[np.resize(i, len(i)) % 600])
+        assert rec.volume.data.isfinite().all()
+
 @pytest.mark.parametrize('words, said', [(dict(weights=[1.]*3), '600 numbers'), (dict(weights=[float('nan')]*600), '600 numbers'), (dict(weights=[0.]*600), 'two particles or more, found 0'), (dict(symmetry='Q2'), 'Cn, Dn'),
                                          (dict(mask=torch.ones(3, 3, 3)), '(3, 3, 3)'),
                                          (dict(mask=Volume(torch.ones(16, 16, 16), 24.)), 'the maps have (32, 32, 32)'), (dict(mask=Volume(torch.ones(32, 32, 32), 24.)), 'voxels of 24 Å'), (dict(mask=-torch.ones(32, 32, 32)), 'from 0 to 1')])
@@ -170,6 +178,13 @@ def test_verify_names_the_fault(fine_set, what):
 def test_verify_names_two_faults(fine_set):
     both = replace(broken(fine_set)['shifts'], sign=-fine_set.sign).verify(n=400)
     assert set(both.wrong) == {'contrast', 'shifts'}, both
+
+@pytest.mark.parametrize('px', [.25, .5, 1.])
+def test_verify_small_shifts(fine_set, px):
+    "Of a sign that is wrong the cure is the other sign, not no shifts, however small they are"
+    few = simulate(one_state(), n=400, D=48, snr=.2, junk=0., shift=px*fine_set.apix, out=fine_set.md.path.parent.parent/f'by{px}')
+    said = few.with_poses(Pose(few.pose.R, -few.pose.t)).verify()
+    assert said.wrong == ('shifts',) and 'with the other sign' in said.findings['shifts'], said
 
 def test_verify_mirrored_pictures(fine_set):
     p = fine_set.pose
@@ -213,6 +228,13 @@ def test_postprocess_of_a_real_map(shared):
     true = v.D*v.apix/float((against < .5).nonzero()[0])               # FSC_half = .143 is .5 against the truth
     assert abs(done.resolution/true - 1) < .15
     assert done.local.data[done.mask > .9].median() < 3*done.resolution and done.bfactor >= 0
+
+def test_local_resolution_knows_nothing_of_the_mask(shared):
+    "A voxel is as fine as it is, whatever is asked around it"
+    v, gen = Volume.load(shared/'maps/betaGal.mrc').downsample(48), torch.Generator().manual_seed(0)
+    halves = tuple(Volume(v.data + .5*float(v.data.std())*torch.randn(48, 48, 48, generator=gen), v.apix) for _ in range(2))
+    every = local_resolution(halves, torch.ones(48, 48, 48)).data
+    for mask in (v.mask(), v.mask(edge=0)): assert torch.equal(local_resolution(halves, mask).data[mask > .5], every[mask > .5])
 
 def test_postprocess_takes_what_reconstruct_gives(ps):
     done = postprocess(reconstruct(ps))

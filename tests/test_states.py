@@ -50,6 +50,10 @@ def test_sketch_leaves_no_map_of_another(tmp_path):
     for n in ('vol_1.mrc', 'vol_011b.mrc', 'mask.mrc', 'vol_099.txt'): (tmp_path/'run/analysis/sketch'/n).touch()
     at, files = sketch(run, 5)
     assert len(at) == 5 and {p.name for p in files[0].parent.iterdir()} == {f'vol_{i:03d}.mrc' for i in range(5)} | {'particles.npy', 'vol_1.mrc', 'vol_011b.mrc', 'mask.mrc', 'vol_099.txt'}
+    before = files[0].stat().st_mtime_ns
+    for wrong, why in ((dict(method='leiden'), "'ward', 'average'"), (dict(states=41), 'between 1 and 40'), (dict(mask=np.ones((8,)*3)), r'\(8, 8, 8\)')):          # before maps are decoded
+        with pytest.raises(ValueError, match=why): volume_landscape(run, **wrong)
+    assert files[0].stat().st_mtime_ns == before
 
 def test_places_of_a_curved_space():
     "A bend that no plane foretells; and noise, which nothing does"
@@ -80,6 +84,18 @@ def test_free_energy_error_is_that_of_the_counts():
     assert middle.std() < 2*expected
     gap = free_energy(np.concatenate([xy*[.3, 1], xy*[.3, 1] + [.7, 0]]), 20)
     assert np.isnan(gap[0][10]).all() and np.isfinite(gap[0][2]).all() and np.array_equal(np.isnan(gap[0]), np.isnan(gap[1]))
+    lone = free_energy(np.concatenate([xy, [[2., 2.], [3., 3.], [3., 3.]]]), 40)
+    assert np.isnan(lone[0][26, 26]) and np.isfinite(lone[0][-1, -1]) and np.isfinite(lone[1][np.isfinite(lone[0])]).all()
+    assert np.isfinite(free_energy(xy[:, :1], 20)[0]).any()          # volumes that lie on a line
+
+def test_free_energy_of_a_gaussian():
+    "Known in every cell: ½r², as far as there are particles to say so"
+    xy = np.random.default_rng(1).normal(size=(30_000, 2))
+    F, error, edges = free_energy(xy, 60)
+    x, y = (.5*(e[1:] + e[:-1]) for e in edges)
+    there, true = np.isfinite(F), .5*(x[:, None]**2 + y**2)
+    off = F - true - np.median((F - true)[there & (true < 2)])
+    assert np.abs(off/error)[there & (true < 3)].max() < 5
 
 
 # Crowds

@@ -220,6 +220,14 @@ def test_other_truth_is_refused(two_states, tmp_path):
     with pytest.raises(ValueError, match='3 rows of z'): score(run.z[:3], None, truth_of(run))
     assert len(few) == 20
 
+def test_maps_that_cannot_be_scored_are_named(two_states):
+    "Where the molecule moves, a particle's map is made from what was simulated; without it only z is scored, and it says so"
+    run, _ = two_states
+    truth = truth_of(run)
+    moving = replace(truth, table=truth.table.assign(coord=np.linspace(0, 1, 650)))
+    with pytest.warns(UserWarning, match='source='): t = validate(run, moving, images=5, evidence=2)
+    assert not t.index.str.contains('FSC').any()
+
 def test_own_map_of_a_path():
     "A moving particle's true map is at its own coordinate; without the molecule there is none"
     whole = large_subunit()

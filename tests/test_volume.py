@@ -10,7 +10,7 @@ import torch
 from nbclient import NotebookClient
 
 from drgnbook.validate import map_scores
-from drgnbook.volume import Volume, fsc, grid, mask_of, soft_edge, sphere_mask
+from drgnbook.volume import Volume, fsc, grid, mask_of, resolution, soft_edge, sphere_mask
 
 PEAK = '''
 import resource, sys, torch
@@ -85,6 +85,31 @@ def test_origin_in_voxels(tmp_path):
     assert Volume.load(tmp_path/'a.mrc').origin == (-32., 0., 20.) and Volume.load(tmp_path/'a.mrc', apix=2.).origin == (-16., 0., 10.)
     with mrcfile.open(tmp_path/'a.mrc', 'r+') as m: m.header.origin.x = 3
     assert Volume.load(tmp_path/'a.mrc').origin == (3., 0., 0.)
+
+@pytest.mark.parametrize('axes', [(1, 2, 3), (3, 2, 1), (2, 3, 1), (0, 0, 0)])
+def test_axes_in_any_order(axes, tmp_path):
+    "Columns, rows and sections may be any of x, y, z; a file that does not say has them so"
+    c, r, s = (a - 1 for a in axes) if any(axes) else (0, 1, 2)
+    with mrcfile.new(tmp_path/'a.mrc', A.data.numpy().transpose(2 - s, 2 - r, 2 - c).copy()) as m:
+        m.voxel_size = 4.
+        m.header.mapc, m.header.mapr, m.header.maps = axes
+        starts = (-8, 0, 5)          # of x, y, z
+        m.header.nxstart, m.header.nystart, m.header.nzstart = (starts[a] for a in (c, r, s))
+    v = Volume.load(tmp_path/'a.mrc')
+    assert torch.equal(v.data, A.data) and v.origin == (-32., 0., 20.)
+
+def test_uneven_voxels(tmp_path):
+    with mrcfile.new(tmp_path/'a.mrc', A.data.numpy()) as m: m.voxel_size = (4., 4., 8.)
+    with pytest.raises(ValueError, match='4 × 4 × 8 Å.*apix='): Volume.load(tmp_path/'a.mrc')
+    assert Volume.load(tmp_path/'a.mrc', apix=4.).apix == 4.
+
+@pytest.mark.parametrize('binary', [sphere_mask(16, 5, 0), Volume(sphere_mask(16, 4, 0), 4.).mask(.5, edge=0)])
+def test_an_edge_of_nothing(binary):
+    "A mask without an edge is 0 and 1"
+    assert set(binary.unique().tolist()) == {0., 1.} and torch.equal(binary > 0, sphere_mask(16, 5 if binary[8, 8, 13] else 4, 0) > 0)
+
+def test_no_number_is_no_resolution():
+    with pytest.raises(ValueError, match='not finite'): resolution(fsc(A, A*float('nan')))
 
 def test_origin_of_a_real_map(shared):
     v = Volume.load(shared/'maps/emd_1832.map')
