@@ -41,8 +41,8 @@ class Evidence:
     n: float                            # particles behind them, as many as their weights are worth
     bandwidth: float                    # distance of the farthest, in units of z
     tried: list                         # (particles, distance, unexplained an image; lower is better)
-    decoder: Volume                     # the run's own map
-    against: Float[Tensor,'s']          # FSC of `decoder` and `near`
+    decoder: Volume|None                # the run's own map, if it can be had
+    against: Float[Tensor,'s']|None     # FSC of `decoder` and `near`
 
     @property
     def resolution(self):
@@ -50,9 +50,9 @@ class Evidence:
         return self.volume.D*self.volume.apix/resolution(self.fsc, .143)
     @property
     def agreement(self):
-        "Å down to which decoder and particles agree, FSC = 0.5."
-        return self.volume.D*self.volume.apix/resolution(self.against, .5)
-    def __repr__(self): return f'Evidence of {self.n:,.0f} particles within {self.bandwidth:.3g}: {self.resolution:.3g} Å at FSC = 0.143; the decoder agrees down to {self.agreement:.3g} Å'
+        "Å down to which decoder and particles agree, FSC = 0.5; None without a decoder's map."
+        return self.decoder and self.volume.D*self.volume.apix/resolution(self.against, .5)
+    def __repr__(self): return f'Evidence of {self.n:,.0f} particles within {self.bandwidth:.3g}: {self.resolution:.3g} Å at FSC = 0.143' + (f'; the decoder agrees down to {self.agreement:.3g} Å' if self.decoder else '')
 
 # %% ../nbs/api/53_evidence.ipynb #516b7414
 def _nearest_first(run, z):
@@ -137,9 +137,9 @@ def evidence(self: Run, z=None,      # a point of the latent space, `(zdim,)`
     mask, half = sphere_mask(ps.D) if mask is None else mask_of(mask, ps.D, ps.apix), halves_of(ps)
     sizes = _sizes(order, distance, half, w, radius if self.options['zdim'] else np.inf)      # without a latent space, all
     n, v, near, tried = _asked(self, ps, order, half, w, sizes, mean and self.options['zdim'])
-    decoder, used, halves = self.volume(z), w[order[:n]], tuple(map(_home, near.halves))
+    decoder, used, halves = self.volume(z) if self.mapped else None, w[order[:n]], tuple(map(_home, near.halves))
     return Evidence(None if z is None else np.asarray(z), _home(v), _home(near.volume), halves, fsc(*halves, mask), float(used.sum()**2/used.square().sum()), float(distance[n - 1]),
-                    [(m, float(distance[m - 1]), s) for m, s in tried], decoder, fsc(_home(near.volume), decoder, mask))
+                    [(m, float(distance[m - 1]), s) for m, s in tried], decoder, decoder and fsc(_home(near.volume), decoder, mask))
 
 def _asked(run, ps, order, half, w, sizes, filled):
     "The best of the sizes, the map, the reconstruction of its particles alone, and the scores of those tried."
@@ -151,12 +151,12 @@ def _asked(run, ps, order, half, w, sizes, filled):
 
 def _show(e: Evidence):
     "The maps, the FSCs, and what cross-validation said; returns a matplotlib figure."
-    maps = {'decoder': e.decoder, f'{e.n:,.0f} particles': e.near, 'with the mean of all': e.volume}
+    maps = ({'decoder': e.decoder} if e.decoder else {}) | {f'{e.n:,.0f} particles': e.near, 'with the mean of all': e.volume}
     if torch.equal(e.near.data, e.volume.data): del maps['with the mean of all']
     fig, x = figure(5 + 2*len(maps), 2.6, layout='tight'), np.arange(len(e.fsc))/(e.volume.D*e.volume.apix)
     *axs, curves, tried = fig.subplots(1, 2 + len(maps))
     for ax, (title, v) in zip(axs, maps.items()): ax.imshow(v.data.sum(0), cmap='gray', origin='lower'); ax.set_title(title); ax.axis('off')
-    curves.plot(x, e.fsc, label='half-maps'); curves.plot(x, e.against, label='with the decoder'); curves.axhline(.143, color='gray', lw=.5); curves.legend(fontsize=6)
+    curves.plot(x, e.fsc, label='half-maps'); e.decoder and curves.plot(x, e.against, label='with the decoder'); curves.axhline(.143, color='gray', lw=.5); curves.legend(fontsize=6)
     curves.set(xlabel='1/Å', ylabel='FSC', title=f'{e.resolution:.3g} Å at 0.143')
     n, _, score = zip(*e.tried)
     tried.semilogx(n, score, 'o-'); tried.set(xlabel='particles', ylabel='unexplained', title='cross-validation')

@@ -408,7 +408,7 @@ def on_volume(self: Explore, f):
 @patch
 def view(self: Explore, **state):      # as for `view`
     "The density in three dimensions, which follows the hand: display it below, or beside in an `HBox([ex, ex.view()])`."
-    if 'density' not in self.has: raise ValueError('there is no run behind this window, and so no density: explore(run)')
+    if 'density' not in self.has: raise ValueError('there is no run behind this window whose maps can be had, and so no density: explore(run)')
     good = self.latent[self.known.ok]
     v = see(self._decode(good[nearest(good, good.mean(0))[0]] if self.z is None else self.z, self._side), **state)
     self.on_volume(v.update)
@@ -608,7 +608,7 @@ def _begin(self: Explore):
     self.marked, self.shown_bits = _bits(self.selected), _bits(self.shown)
     self._paint('density', None)
     self._put_map(('PC 1', 'PC 2'), np.full((self.N, 2), np.nan)) if not self.known.ok.any() else self.show_map('given' if 'given' in self._maps else 'PCA')
-    if self.run and self.run.options['zdim']: self._decoder, self._side, self.has = self.run.decoder, min(64, self.run.config['D']), ['density']
+    if self.run and self.run.options['zdim'] and self.run.mapped: self._decoder, self._side, self.has = self.run.decoder, min(64, self.run.config['D']), ['density']
     if self.run: self._measured()
     self.columns = self.known.groups
     if self.run or self._given is not None: self.work('particles', self._meet)
@@ -618,8 +618,9 @@ def _measured(self: Explore):
     "What the run has measured of each particle, or can: a loss takes a pass over the images, made when it is asked for."
     try: self.known.add('run', {'agreement': self.run.agreement})
     except RunError: pass
+    if self.run.options['decoder'] == 'cryodrgn': return
     made = (last_checkpoint(self.run)/'loss.npy').exists()
-    if self.run.options['decoder'] != 'cryodrgn': self.known.add('run', {'loss': self.run.losses() if made else lambda: self.run.losses(told=lambda part: setattr(self, 'busy', f'loss, {part:.0%}'))})
+    self.known.add('run', {'loss': self.run.losses() if made else lambda: self.run.losses(told=lambda part: setattr(self, 'busy', f'loss, {part:.0%}'))})
 
 @patch
 def _meet(self: Explore):

@@ -88,7 +88,7 @@ def table(self: Run, k=20,            # k-means groups
         known = {f'z{j + 1}': x for j, x in enumerate(z.T)} | {f'PC{j + 1}': x for j, x in enumerate(pca(z).coords.T)} | {'zscore': zscore(z), 'kmeans': kmeans(z, min(k, len(z)))[0]}
         flat = kept_umap(z, self, make)
     if flat is not None: known |= dict(umap1=flat[:, 0], umap2=flat[:, 1])
-    if make or (last_checkpoint(self)/'loss.npy').exists(): known['loss'] = self.losses()
+    if self.options['decoder'] != 'cryodrgn' and (make or (last_checkpoint(self)/'loss.npy').exists()): known['loss'] = self.losses()
     if (path := self.folder/'agreement.npy').exists(): known['agreement'] = np.load(path)
     wrong = [n for n, x in more.items() if len(x) != len(z)]
     if wrong: raise ValueError(f'the column {wrong[0]!r} has {len(more[wrong[0]])} rows for {len(z):,} particles')
@@ -134,7 +134,8 @@ def _of_training(run):
     if not len(h): return '<p>No epoch has been finished.</p>'
     ax, = _axes()
     ax.plot(h.epoch, h.loss, '.-'); ax.set(xlabel='epoch', ylabel='loss')
-    return f'<p>{escape(verdict(snapshots(run), h))}.</p>' + _img(ax.figure, f'loss by epoch, from {h.loss.iloc[0]:.4g} to {h.loss.iloc[-1]:.4g}') + h.tail(3).dropna(axis=1, how='all').to_html(index=False, float_format='{:.4g}'.format, border=0)
+    judged = verdict(snapshots(run), h) if run.mapped else 'Whether it converged cannot be judged without maps'
+    return f'<p>{escape(judged)}.</p>' + _img(ax.figure, f'loss by epoch, from {h.loss.iloc[0]:.4g} to {h.loss.iloc[-1]:.4g}') + h.tail(3).dropna(axis=1, how='all').to_html(index=False, float_format='{:.4g}'.format, border=0)
 
 def _of_landscape(run, k, D):
     "The particles in latent space, and a map at the heart of each group."
@@ -145,7 +146,7 @@ def _of_landscape(run, k, D):
     flat = np.pad(p.coords[:, :2], ((0, 0), (0, max(0, 2 - z.shape[1]))))
     show_embedding(kept_umap(z, run), labels, centres, axs[0], f'{len(centres)} k-means groups'); show_embedding(flat, None, None, axs[1], f'components, {p.explained[:2].sum():.0%} of the variance', 'PC')
     share = np.bincount(labels, minlength=len(centres))/len(z)
-    return _img(axs[0].figure, 'UMAP with groups, and principal components') + _maps_of(run.volumes(z[centres], D), [f'group {j}: particle {i:,} ({s:.1%})' for j, (i, s) in enumerate(zip(centres, share))])
+    return _img(axs[0].figure, 'UMAP with groups, and principal components') + (_maps_of(run.volumes(z[centres], D), [f'group {j}: particle {i:,} ({s:.1%})' for j, (i, s) in enumerate(zip(centres, share))]) if run.mapped else '<p class="dim">The maps of this run cannot be had.</p>')
 
 def _maps_of(maps, names): return '<div class="flow">' + ''.join(f'<figure>{_img(_still(v), "surface of " + n)}<figcaption>{escape(n)}</figcaption></figure>' for v, n in zip(maps, names)) + '</div>'
 

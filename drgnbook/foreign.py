@@ -74,7 +74,7 @@ class CryodrgnField(FourierMLP):
 def cryodrgn_field(weights: dict, config: dict, apix=1.) -> CryodrgnField:      # as of `load_weights` and `read_cryodrgn_config`
     "The decoder of a cryoDRGN training; a `RunError` where its architecture is not known here."
     m, D = config['model_args'], config['lattice_args']['D'] - 1
-    if m.get('activation', 'relu') != 'relu': raise RunError(f'its decoder has {m["activation"]} for ReLU, which is not known here: z, poses and history can be had, maps cannot')
+    if m.get('activation', 'relu') != 'relu': raise RunError(f'its decoder has {m["activation"]} for ReLU, which is not known here')
     kind, n = m.get('pe_type', 'geom_lowf'), m.get('pe_dim') or D//2
     w = {k: torch.from_numpy(v) for k, v in weights.items() if not k.startswith('encoder.')}
     layers = _layers(w)
@@ -139,7 +139,7 @@ class CryodrgnRun(Run):
     @property
     def checkpoints(self): return list(self.files('weights').values())
     @property
-    def epochs(self): return list(self.files('weights'))
+    def epochs(self): return list(self.files('weights') or self.files('z'))
     @property
     def history(self):
         h = read_cryodrgn_log(self.source/'run.log')
@@ -163,10 +163,16 @@ class CryodrgnRun(Run):
         return ps.with_poses(self.pose)
     @property
     def decoder(self):
-        c, path = self.config['cryodrgn'], self.file('weights')
-        if 'data_norm_mean' in c: raise RunError(f'{path} is a hypervolume of `cryodrgn abinit`, which is not known here: z, poses and history can be had, maps cannot')
-        try: return cryodrgn_field(load_weights(path), c, self.config['apix']).to(self.device).eval().requires_grad_(False)
-        except MetadataError as e: raise RunError(f'{e}; z, poses and history can be had, maps cannot') from None
+        c = self.config['cryodrgn']
+        try:
+            path = self.file('weights')
+            if 'data_norm_mean' in c: raise RunError(f'{path} is a hypervolume of `cryodrgn abinit`, which is not known here')
+            return cryodrgn_field(load_weights(path), c, self.config['apix']).to(self.device).eval().requires_grad_(False)
+        except (MetadataError, RunError) as e: raise RunError(f'{e}; z, poses and history can be had, maps cannot') from None
+    @property
+    def mapped(self):
+        try: return self.decoder is not None
+        except RunError: return False
     @property
     def model(self): raise RunError(f'{self.source} is a training of cryoDRGN: it has a decoder (run.decoder), and no model of ours')
     def resume(self, *_, **__): raise RunError(f'{self.source} is a training of cryoDRGN: it can be looked at, not trained on. fit(run.particles, z=run.z, zdim={self.config["options"]["zdim"]}) begins where it ended')

@@ -19,7 +19,7 @@ from .particles import Particles
 from .data import load_data
 from .orient import GivenPose
 from .subspace import infer
-from .run import Run
+from .run import Run, RunError
 from .train import encode
 from .fit import fit
 from .landscape import kmeans
@@ -32,6 +32,7 @@ from .validate import fsc_area
 def place(self: Run, ps: Particles) -> np.ndarray:      # poses as in its table
     "The `z` `(N, zdim)` of particles that the run was not trained on; nothing is learnt from them."
     if not self.options['zdim']: raise ValueError('this run has no latent space (zdim 0)')
+    if self.options['decoder'] == 'cryodrgn': raise RunError(f'{self!r} was trained by another program, which alone could place other particles: compare the particles that both have, or fit its particles anew')
     if (ps.D, round(ps.apix, 2)) != (self.config['D'], round(self.config['apix'], 2)): raise ValueError(f"the run's particles have {self.config['D']} px of {self.config['apix']:.4g} Å, these {ps.D} px of {ps.apix:.4g} Å: downsample to the same")
     data = load_data(ps, self.options['noise'], self.device)
     if self.options['z'] == 'encoder':

@@ -216,7 +216,7 @@ class Landscape:
     umap: np.ndarray            # (N, 2)
     labels: np.ndarray          # (N,) k-means group
     centres: np.ndarray         # (k,) the particle at the heart of each group
-    volumes: list               # their densities
+    volumes: list               # their densities; none where they cannot be had
 
     def show(self):
         "The embedding with its groups, beside the density of the cloud."
@@ -233,10 +233,11 @@ def _write(found, out, D, pcs):
     for j, v in enumerate(found.volumes): v.save(out/f'kmeans_{j:02d}.mrc')
     trim_series(out, 'kmeans', len(found.volumes))
     for c in range(z.shape[1]):
-        maps = run.volumes(z[pc_path(z, c)], D) if c < pcs else []
+        maps = run.volumes(z[pc_path(z, c)], D) if c < pcs and found.volumes else []
         for j, v in enumerate(maps): v.save(out/f'pc{c + 1}_{j}.mrc')
         trim_series(out, f'pc{c + 1}', len(maps), 1)
-    for name, fig in (('umap', found.show()), ('kmeans', show_volumes(found.volumes))):
+    pictures = {'umap': found.show()} | ({'kmeans': show_volumes(found.volumes)} if found.volumes else {})
+    for name, fig in pictures.items():
         with atomic(out/f'{name}.png') as tmp: fig.savefig(tmp)
 
 def analyse(run: Run, k=20,              # k-means groups
@@ -248,6 +249,6 @@ def analyse(run: Run, k=20,              # k-means groups
     z, out = run.z, Path(out or run.folder/'analysis')
     k = min(k, len(z))
     labels, centres = kmeans(z, k, seed)
-    found = Landscape(run, pca(z), umap(z, seed=seed), labels, centres, run.volumes(z[centres], D))
+    found = Landscape(run, pca(z), umap(z, seed=seed), labels, centres, run.volumes(z[centres], D) if run.mapped else [])
     _write(found, out, D, pcs)
     return found

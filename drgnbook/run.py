@@ -266,6 +266,11 @@ def decoder(self: Run):
     return self.model.decoder
 
 @patch(as_prop=True)
+def mapped(self: Run) -> bool:
+    "Can its maps be had? Of another program's training perhaps not."
+    return True
+
+@patch(as_prop=True)
 def z(self: Run) -> np.ndarray:
     "The latent coordinates `(N, zdim)` at the last checkpoint."
     return np.load(last_checkpoint(self)/'z.npy')

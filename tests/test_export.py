@@ -16,7 +16,7 @@ from drgnbook.explore import explore
 from drgnbook.export import export_maps, export_path, report
 from drgnbook.fit import fit
 from drgnbook.foreign import CryodrgnRun
-from drgnbook.landscape import kept_umap
+from drgnbook.landscape import analyse, kept_umap
 from drgnbook.metadata import MetadataError
 from drgnbook.particles import Particles
 from drgnbook.paths import direct_path
@@ -224,6 +224,25 @@ def test_opened_as_ours(work, ps):
     ex = explore(run); ex.work.wait(); ex.selected = slice(9); ex.work.wait()
     assert ex.said == '' and {'images', 'views', 'density'} == set(ex.has) and 'loss' not in ex.known.have and ex.density['D'] == 32
     assert run.evidence(run.z[0]).volume.D == 32 and 'z1' in run.table(k=3) and everything(work) == before
+
+@pytest.mark.parametrize('how', ['another activation', 'no weights'])
+def test_analysis_without_maps(work, ps, tmp_path, how):
+    "Of an old training whose decoder is not known, or gone, all is had but its maps: those of the particles too"
+    import drgnbook.evidence, drgnbook.halves
+    if how == 'no weights': [p.unlink() for p in work.glob('weights.*')]
+    else: set_config(work, model_args=dict(activation='leaky_relu'))
+    run = Run.load(work, 'cpu')
+    found = analyse(run, k=3)
+    out = work.parent/'vae.drgnbook/analysis'
+    assert not run.mapped and found.volumes == [] and len(found.labels) == 120 and (out/'umap.png').exists() and not list(out.glob('*.mrc')) and run.at(1).z.shape == (120, 2)
+    e = run.evidence(run.z[0])
+    assert e.decoder is e.against is e.agreement is None and e.volume.D == 32 and 'decoder' not in repr(e) and e.show() is not None
+    assert 'maps of this run cannot be had' in report(run, tmp_path/'run.html', selections={'some': np.arange(120) < 9}).read_text() and 'z1' in run.table(make=True)
+    ex = explore(run); ex.work.wait(); ex.selected = slice(9); ex.work.wait()
+    assert ex.said == '' and {'images', 'views'} == set(ex.has)
+    with pytest.raises(ValueError, match='no density'): ex.view()
+    with pytest.raises(RunError, match='maps cannot'): run.volume(run.z[0])
+    with pytest.raises(RunError, match='another program'): run.place(ps)
 
 def test_the_end_has_no_number(work):
     "`weights.pkl` and `z.pkl` are of the last epoch, which --checkpoint may not have numbered; those of a training that was taken up again are of an earlier one, and broken ones of none"
