@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from cryosparc.dataset import Dataset
 
 from drgnbook.cryodrgn import load_weights, read_cryodrgn_log, write_cryodrgn
 from drgnbook.cs import Cs
@@ -52,6 +53,16 @@ def test_group_file(ps, tmp_path):
         assert group['group']['type'] == 'particle' and set(group['results']) == kinds >= {'blob', 'ctf', 'alignments3D'}
         assert all(r == dict(metafile=f'>{name}.cs', num_items=len(ps[keep]), type=f'particle.{k}') for k, r in group['results'].items())
     assert len(Particles.read(tmp_path/'third.cs', datadir=ps.where[0])) == 40
+
+def test_cryosparcs_own_reader(ps, tmp_path):
+    "cryoSPARC's library reads what we write, value by value; and we read what it writes"
+    some = ps[np.arange(120)[::-3].copy()]
+    theirs, ours = Dataset.load(some.write(tmp_path/'some.cs')), Cs.read(tmp_path/'some.cs').array
+    assert len(theirs) == len(set(theirs['uid'])) == 40 and {f.split('/')[0] for f in theirs.fields()} >= {'uid', 'blob', 'ctf', 'alignments3D'}
+    for f in theirs.fields(): assert np.array_equal(theirs[f].astype(str), ours[f].astype(str)) if theirs[f].dtype == object else np.array_equal(theirs[f], ours[f]), f
+    theirs.save(tmp_path/'back.cs')
+    back = Particles.read(tmp_path/'back.cs', datadir=ps.where[0])
+    assert torch.allclose(back.pose.R, some.pose.R, atol=1e-5) and torch.allclose(back.pose.t, some.pose.t, atol=1e-4) and torch.equal(back.images([3]), some.images([3]))
 
 def test_group_of_a_real_table(shared, tmp_path):
     "A table of cryoSPARC's own, written back: every kind of field that it has is in the group."
