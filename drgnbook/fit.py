@@ -126,6 +126,7 @@ def checkpoint(self: Run) -> Run:
 @patch
 def extend(self: Run, epochs: int) -> Run:
     "So many epochs more: while it trains, or after."
+    if not (isinstance(epochs, Integral) and epochs > 0): raise ValueError(f'extend by a positive number of epochs, found {epochs}')
     _set(self, epochs=self.options['epochs'] + epochs)
     return self if self.training else self.resume()
 

@@ -81,8 +81,9 @@ def _match(a, b, q, seed):
     return [np.stack([z[labels == l].mean(0) for l in range(q)]) for z in (a, b)], np.bincount(labels, minlength=q)
 
 def _maps(runs, points, n, mask):
-    "Two runs' maps at matched points: a row a point."
-    a, b = (run.volumes(z) for run, z in zip(runs, points))
+    "Two runs' maps at matched points, in the smaller box: a row a point."
+    D = min(run.config['D'] for run in runs)
+    a, b = (run.volumes(z, D) for run, z in zip(runs, points))
     mask, q = sphere_mask(a[0].D) if mask is None else mask, len(n)
     curves = [[fsc(v, w, mask) for w in b] for v in a]
     area = np.array([[fsc_area(c) for c in row] for row in curves])
@@ -121,20 +122,20 @@ def per_particle(self: Halves, k=None) -> np.ndarray:      # neighbours; a twent
     return _common(*self.z, k or max(1, len(self.half)//20))
 
 # %% ../nbs/api/58_halves.ipynb #e14f084e
-def _images(ps):
-    "Stack and place of each image (and which, of one that is listed twice), to know it by."
-    stacks, rows = np.array([str(p.resolve()) for p in ps.stacks.paths]), ps.rows
-    t = pd.DataFrame(dict(stack=stacks[ps.stacks.file[rows]], index=ps.stacks.index[rows]))
-    return pd.MultiIndex.from_frame(t.assign(twin=t.groupby(['stack', 'index']).cumcount()))
+def _images(sets):
+    "What the images of two sets are known by: cryoSPARC's uid, if both have it, or their names; and which it is, of one that is listed twice."
+    uids = [getattr(ps.md.source, 'array', None) for ps in sets]
+    names = [pd.Series(a['uid']) for a in uids] if all(a is not None and 'uid' in a.dtype.names for a in uids) else [ps.names.reset_index(drop=True) for ps in sets]
+    return [pd.MultiIndex.from_arrays([n, n.groupby(n).cumcount()]) for n in names]
 
 def _same_images(a, b, common):
     "Rows of the same images in two runs."
     if bare := [str(r.folder) for r in (a, b) if not r.options['zdim']]: raise ValueError(f'{bare[0]} has no latent space (zdim 0): compare its map, run.volume().fsc(other)')
-    x, y = (_images(r.particles) for r in (a, b))
+    x, y = _images([r.particles for r in (a, b)])
     at = y.get_indexer(x)
     both = np.flatnonzero(at >= 0)
     counts = f'{len(both):,} images are in both runs, {len(x) - len(both):,} only in {a.folder}, {len(y) - len(both):,} only in {b.folder}'
-    if len(both) < 3: raise ValueError(f'runs of other particles: {counts}; to see where one would put those of the other, a.place(b.particles)')
+    if len(both) < 3: raise ValueError(f'runs of other particles: {counts}' + ('; to see where one would put those of the other, a.place(b.particles)' if a.config['D'] == b.config['D'] else ''))
     if not common and not len(both) == len(x) == len(y): raise ValueError(f'runs of different particle sets: {counts}; common=True compares those in both')
     return both, at[both]
 

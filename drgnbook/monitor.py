@@ -64,9 +64,7 @@ class Monitor(Widget, page_name='monitor'):
     def do_resume(self): self.run.resume(where='thread')
     def do_stop(self): self.run.ask('stop')
     def do_checkpoint(self): self.run.checkpoint()
-    def do_extend(self, epochs):
-        if not epochs > 0: raise ValueError(f'extend by a positive number of epochs, found {epochs}')
-        self.run.extend(int(epochs))
+    def do_extend(self, epochs): self.run.extend(int(epochs))
 
 # %% ../nbs/api/63_monitor.ipynb #44381d3f
 @patch

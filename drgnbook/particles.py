@@ -21,7 +21,7 @@ from .fourier import Lattice, fourier_crop, shell_mean
 from .pose import Pose
 from .ctf import CTF
 from .volume import figure, soft_edge
-from .metadata import write_json
+from .metadata import pd, write_json
 from .io import Metadata, MetadataError, read_metadata, write_metadata, read_cryodrgn_poses, read_cryodrgn_ctf, read_indices
 from .stacks import Stacks
 
@@ -236,8 +236,16 @@ def downsample(self: Particles, D: int,      # new box, px, even
     out = Path(out or src.with_name(f'{src.stem}_{D}px{part}.mrcs')).absolute()
     mark = out.with_name(out.name + '.json')
     if not _finished(out, mark, dict(spec, done=len(self))): _shrink(self, D, out, mark, spec)
-    table = self.table.assign(stack=str(out), index=np.arange(len(self)), apix=self.table['apix']*self.D/D)
+    table = self.table.assign(stack=str(out), index=np.arange(len(self)), apix=self.table['apix']*self.D/D, original=self.names)
     return replace(self, md=replace(self.md, table=table), stacks=Stacks(table), rows=np.arange(len(self)), where=(str(out.parent), None))
+
+@patch(as_prop=True)
+def names(self: Particles) -> 'pd.Series':
+    "What each image was called before it was made smaller, `000003@stack`: by it one knows it again."
+    if 'original' in self.table: return self.table['original']
+    s, rows = self.stacks, self.rows
+    paths = np.array([str(p.resolve()) for p in s.paths])
+    return (pd.Series(s.index[rows] + 1).astype(str).str.zfill(6) + '@' + pd.Series(paths[s.file[rows]])).set_axis(self.table.index)
 
 def _by_name(spec):
     "A note on a stack without the folders, which may be moved, or reached by another path."

@@ -148,6 +148,7 @@ def read(cls,
 # %% ../nbs/api/13_star.ipynb #cd5587f6
 _COLUMN = dict(dfu='rlnDefocusU', dfv='rlnDefocusV', dfang='rlnDefocusAngle', kV='rlnVoltage', cs='rlnSphericalAberration',
     w='rlnAmplitudeContrast', phase='rlnPhaseShift', bfactor='rlnCtfBfactor', scale='rlnCtfScalefactor', half='rlnRandomSubset')
+_NAMES = dict(micrograph='rlnMicrographName', original='rlnImageOriginalName')
 
 def _magnification(star): return star.number('rlnMagnification') if 'rlnMagnification' in star else 1e4
 
@@ -190,7 +191,7 @@ def table(self:Star):
         t |= dict(zip(('rx', 'ry', 'rz', 'tx', 'ty'), [*r.T, *_shift(self, apix)]))
     if 'bfactor' in t: t['bfactor'] = np.abs(t['bfactor'])      # Warp and M write what damps as negative
     if 'half' in t: t['half'] = t['half'].astype('int64')
-    if 'rlnMicrographName' in p: t['micrograph'] = p['rlnMicrographName']
+    t |= {c: p[f] for c, f in _NAMES.items() if f in p}
     t |= {'apix': apix, 'group': _series(p, self.path)}
     return plain_table({c: v for c, v in t.items() if v is not None})
 
@@ -208,7 +209,7 @@ def _words(t, mag=1e4, box=None):
     "Our table in RELION's words."
     v = {f: t[c] for c, f in _COLUMN.items() if c in t}
     v['rlnImageName'] = (t['index'] + 1).astype(str).str.zfill(6) + '@' + t['stack']
-    if 'micrograph' in t: v['rlnMicrographName'] = t['micrograph']
+    v |= {f: t[c] for c, f in _NAMES.items() if c in t}
     if 'apix' in t: v |= {'rlnImagePixelSize': t['apix'], 'rlnDetectorPixelSize': t['apix']*mag/1e4}
     if 'rx' in t: v |= dict(zip(_EULER, map(pd.Series, _euler(t).T)))
     if 'tx' in t: v |= {'rlnOriginXAngst': t['tx'], 'rlnOriginYAngst': t['ty']}

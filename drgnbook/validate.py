@@ -82,9 +82,12 @@ def truth_of(run: Run, folder=None,      # of the simulated set; None: that of t
     "The truth behind a run's particles, whichever of the set they are."
     ps = run.particles
     folder = Path(folder or Path(ps.where[0]))
-    rows, every = ps.table['index'].to_numpy(), read_truth(folder)
-    if len(rows) and rows.max() >= len(every) or ps.table['stack'].nunique() != 1: raise ValueError(f'{folder} tells of {len(every)} particles of one stack, the run has others: pass truth=, the folder of the simulated set')
+    names, every = ps.names.str.extract(r'^(\d+)@(.+)$'), read_truth(folder)
+    rows = names[0].astype(float).to_numpy() - 1
+    known = 'original' in ps.table or sum(h.shape[0] for h in ps.stacks.headers) == len(every)          # a smaller stack of some has places of its own
+    if not known or not (rows < len(every)).all() or names[1].nunique() != 1: raise ValueError(f'{folder} tells of {len(every)} particles of one stack, the run has others: pass truth=, the folder of the simulated set')
     pose = Particles.read(folder/'particles.star').pose if (folder/'particles.star').exists() else None
+    rows = rows.astype(int)
     return Truth(every.iloc[rows].reset_index(drop=True), ps.D, ps.apix, folder, source, None if pose is None else pose[torch.tensor(rows)], period)
 
 # %% ../nbs/api/57_validate.ipynb #9c11f5cb

@@ -21,8 +21,8 @@ window.mount = async (esm, css, state) => {
   window.model = { get: k => window.state[k], set: (k, v) => { window.state[k] = v; emit('change:' + k); emit('change'); }, save_changes: () => { Object.assign(window.saved, window.state); },
     on: (e, f) => (on[e] ||= []).push(f), off: (e, f) => { on[e] = (on[e] || []).filter(g => f && g !== f); }, send: (content, _, buffers = []) => window.sent.push({ ...content, buffers: buffers.map(b => Array.from(new Uint8Array(b.buffer || b, b.byteOffset || 0, b.byteLength))) }) };
   window.receive = (content, buffers = []) => emit('msg:custom', revive(content), buffers.map(revive));
-  const module = await import(URL.createObjectURL(new Blob([esm], { type: 'text/javascript' })));
-  window.end = await module.default.render({ model: window.model, el: document.getElementById('host') });
+  window.module = import(URL.createObjectURL(new Blob([esm], { type: 'text/javascript' })));
+  window.end = await (await window.module).default.render({ model: window.model, el: document.getElementById('host') });
 };
 </script>
 """

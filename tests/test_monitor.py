@@ -126,6 +126,21 @@ atexit.register(leave.set)"""
 
 
 @pytest.mark.parametrize('dark', [False, True])
+def test_drawn_before_it_is_on_the_page(browser, run, dark):
+    "JupyterLab renders a widget first and shows it then: colours come from the page all the same"
+    w = mount(browser, whole(run), dark)
+    picture = "document.querySelector('.drgn-looks canvas').toDataURL()"
+    shown = w.page.evaluate(picture)
+    w.page.evaluate("""async () => {
+        end(); host.replaceChildren();
+        const later = document.createElement('div');
+        window.end = (await window.module).default.render({ model, el: later });
+        host.append(later);
+    }""")
+    w.page.wait_for_function(f'(was => {picture} === was)(`{shown}`)', timeout=5000)
+    w.clean(); w.page.close()
+
+@pytest.mark.parametrize('dark', [False, True])
 def test_back_in_the_umaps(browser, ps, tmp_path, dark):
     "Every epoch's UMAP can be gone back to, and one that comes meanwhile leaves the eye where it is"
     run = fit(ps, epochs=3, out=tmp_path/'run', **dict(QUICK, zdim=3), where='here')

@@ -220,6 +220,26 @@ def test_other_truth_is_refused(two_states, tmp_path):
     with pytest.raises(ValueError, match='3 rows of z'): score(run.z[:3], None, truth_of(run))
     assert len(few) == 20
 
+def test_truth_follows_a_smaller_stack(two_states, tmp_path):
+    "Of some particles made smaller, in another order, in a file of their own"
+    run, here = two_states
+    every, some = read_truth(here/'set'), np.flatnonzero(np.random.default_rng(0).random(700) < .3)[::-1].copy()
+    small = Particles.read(here/'set/particles.star')[some].downsample(16)
+    again = fit(small, out=tmp_path/'run', **SMALL)
+    truth = truth_of(again)
+    assert truth.table.state.tolist() == every.state[some].tolist() and truth.table.junk.tolist() == every.junk[some].tolist() and torch.equal(truth.pose.R, small.pose.R)
+    small.write(here/'set/small.cs')                     # has no names of before
+    nameless = fit(Particles.read(here/'set/small.cs'), out=tmp_path/'nameless', **SMALL)
+    with pytest.raises(ValueError, match='pass truth='): truth_of(nameless)
+
+def test_runs_of_one_set_in_two_boxes(two_states, tmp_path):
+    "The same particles, made smaller: compared, maps too"
+    run, here = two_states
+    again = fit(run.particles.downsample(16), out=tmp_path/'run', **SMALL)
+    t = compare_runs(run, again, q=3)
+    assert t['canonical correlation 1'] > .5 and t['maps, area'] > t['maps, area, others']
+    with pytest.raises(ValueError, match=r'only in .*run2$'): compare_runs(fit(Particles.read(here/'set/particles.star')[:40], out=tmp_path/'a', **SMALL), fit(Particles.read(here/'set/particles.star')[50:100].downsample(16), out=tmp_path/'run2', **SMALL), q=0)
+
 def test_maps_that_cannot_be_scored_are_named(two_states):
     "Where the molecule moves, a particle's map is made from what was simulated; without it only z is scored, and it says so"
     run, _ = two_states

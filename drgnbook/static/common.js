@@ -50,7 +50,7 @@ function unpacked(it) { return it && it.dtype ? Object.assign(typed(it.data, ARR
 // Tell Python to do something: `Widget.do_NAME(*words, *buffers)`.
 function tell(model, name, words = [], buffers = []) { model.send({ do: name, with: words }, undefined, buffers); }
 
-// The colours of the page, and `f` once more whenever they change.
+// The colours of the page, and `f` once more whenever they change, or are first known: an element that is not yet on the page has none.
 function colours(root) {
   const style = getComputedStyle(root), rgb = s => (s.match(/[\d.]+/g) || [255, 255, 255]).map(Number);
   const back = rgb(style.backgroundColor);
@@ -58,9 +58,11 @@ function colours(root) {
 }
 function onTheme(root, f) {
   const watch = new MutationObserver(() => requestAnimationFrame(f)), media = matchMedia('(prefers-color-scheme: dark)');
+  const there = new ResizeObserver(() => { there.disconnect(); f(); });
   watch.observe(document.body, { attributes: true });
   media.addEventListener('change', f);
-  return () => { watch.disconnect(); media.removeEventListener('change', f); };
+  if (!root.isConnected) there.observe(root);
+  return () => { watch.disconnect(); there.disconnect(); media.removeEventListener('change', f); };
 }
 
 // The frame of a widget: its root element, a line for what Python says, keys; `end` collects what to undo when it goes.

@@ -39,7 +39,7 @@ function cloud(now, theme) {
   g.scale(2, 2); g.imageSmoothingEnabled = true; g.imageSmoothingQuality = 'high'; g.drawImage(small, 0, 0, S, S);
   g.font = 'bold 11px system-ui'; g.textAlign = 'center'; g.textBaseline = 'middle';
   now.at.forEach(([x, y], i) => {
-    const u = (x - x0) / (x1 - x0) * S, v = S - (y - y0) / (y1 - y0) * S;
+    const inside = p => Math.min(S - 9, Math.max(9, p)), u = inside((x - x0) / (x1 - x0) * S), v = inside(S - (y - y0) / (y1 - y0) * S);
     g.beginPath(); g.arc(u, v, 8, 0, 7); g.fillStyle = theme.bg; g.globalAlpha = .85; g.fill(); g.globalAlpha = 1; g.strokeStyle = theme.fg; g.lineWidth = 1; g.stroke();
     g.fillStyle = theme.fg; g.fillText(String(i + 1), u, v + .5);
   });
