@@ -99,6 +99,15 @@ def _groups(keep, k):
     if odd: raise ValueError(f'--keep names groups from 0 to {k - 1}, such as 0,{k - 1}; found {", ".join(odd)}')
     return [int(w) for w in words]
 
+def _rows_of(r, of):
+    "The run's particles, or the same ones in the file that they come from."
+    if of is None: return r.particles
+    from drgnbook.particles import Particles
+    whole = Particles.read(of)
+    at = r.particles.found_in(whole)
+    if (at < 0).any(): raise ValueError(f"{(at < 0).sum():,} of the run's particles are not in {of}: was it made from them?")
+    return whole[at]
+
 def _select():
     "Write a part of a run's particles, every original column kept."
     from drgnbook.io import read_indices, write_indices
@@ -111,7 +120,8 @@ def _select():
                 min_agreement: float = 0.,      # keep particles that agree with the mean map at least so much; 0.5 leaves out junk
                 max_zscore: float = 0.,  # keep particles with a z-score of |z| up to this
                 ind: str|None = None,         # keep the numbers in this file
-                invert: bool = False):   # keep the others
+                invert: bool = False,    # keep the others
+                of: str|None=None):      # write these particles of the file that was made smaller for the run
         if not out: raise ValueError('where to? Name the file: --out keep.star')
         r = Run.load(run)
         if bool(keep) != bool(kmeans_k): raise ValueError('--kmeans_k (how many groups) and --keep (which of them) go together')
@@ -123,7 +133,7 @@ def _select():
         mask = ~mask if invert else mask
         if not mask.any(): raise ValueError('no particle is left: loosen the selection')
         if Path(out).suffix in ('.npy', '.txt'): write_indices(out, np.flatnonzero(mask))
-        else: r.particles[mask].write(out)
+        else: (kept := _rows_of(r, of)[mask]).write(out); print(f'images of {kept.D} px')
         print(f'{mask.sum():,} of {len(mask):,} particles: {out}')
     return command
 

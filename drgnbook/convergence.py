@@ -308,7 +308,7 @@ def _umaps(run, epochs, sample, seed):
 
 def _table(run, epochs, particles, D):
     "A line an epoch, the FSC curves, and the finest detail (Å) that is seen."
-    lines, curves, old, finest = [], {}, None, 2*run.config['D']*run.config['apix']/D
+    lines, curves, old, finest = [], {}, None, 2*run.config['apix']*max(1, run.config['D']/D)
     loss = run.history.set_index('epoch').loss
     for e in progress(epochs, 'maps'):
         new = e, _points(run.at(e).z, f'z of epoch {e}'), _decode(run, e, particles, D)

@@ -135,6 +135,7 @@ def table(self:Cs):
     t = {c: self[f].astype(float) for c, f in _COLUMN.items() if f in self} | {c: np.rad2deg(self[f].astype(float)) for c, f in _RADIAN.items() if f in self}
     t |= {'stack': _strings(self['blob/path']), 'index': self['blob/idx'].astype('int64') if 'blob/idx' in self else np.zeros(n, 'int64')}
     if 'sign' in t: t['sign'] = t['sign'].astype('int64')
+    if 'ctf/exp_group_id' in self: t['optics'] = self['ctf/exp_group_id'].astype('int64')
     if 'bfactor' in t: t['bfactor'] = np.abs(t['bfactor'])
     if 'location/micrograph_path' in self: t['micrograph'] = _strings(self['location/micrograph_path'])
     if a: t |= dict(zip(('rx', 'ry', 'rz', 'tx', 'ty'), [*-np.rad2deg(a['pose']).T, *(a['shift']*a['psize_A'][:, None]).T]))
@@ -167,6 +168,12 @@ def _differ(new, old):
     return ~np.isclose(new, old, rtol=1e-9, atol=1e-9).reshape(len(new), -1).all(1)
 
 @patch
+def alone(self:Cs):
+    "What programs go on with and our table does not know: fields that say something."
+    known = 'ctf/tilt_A ctf/trefoil_A ctf/tetra_A ctf/anisomag location/center_x_frac location/center_y_frac'.split()
+    return [f for f in known if f in self and self[f].any()]
+
+@patch
 def update(self:Cs,
     t,              # table, the same rows
     box=None,       # px, where images have a new size
@@ -192,7 +199,7 @@ def new(cls, t, box=None):
     if 'apix' not in t or not box: raise MetadataError('a new .cs needs the box and the pixel size: pass box= (px), and a table with apix')
     n = len(t)
     v = {'uid': pd.util.hash_pandas_object(t[['stack', 'index']], index=False).to_numpy(), 'blob/shape': np.full((n, 2), box, 'u4'), 'blob/sign': np.ones(n, 'f4')}
-    if 'dfu' in t: v |= {'ctf/type': np.full(n, b'imported'), 'ctf/exp_group_id': np.ones(n, 'u4')} | {
+    if 'dfu' in t: v |= {'ctf/type': np.full(n, b'imported'), 'ctf/exp_group_id': np.asarray(t.get('optics', np.ones(n)), 'u4')} | {
         f'ctf/{f}': np.full(n, x, 'f4') for f, x in dict(phase_shift_rad=0, scale=1, scale_const=0, bfactor=0).items()} | {
         f'ctf/{f}': np.zeros((n, k), 'f4') for f, k in dict(shift_A=2, tilt_A=2, trefoil_A=2, tetra_A=4, anisomag=4).items()}
     if 'rx' in t: v |= {'alignments3D/class': np.zeros(n, 'u4'), 'alignments3D/class_posterior': np.ones(n, 'f4')}

@@ -10,6 +10,7 @@ import platform, sys, time
 from html import escape
 from importlib import metadata
 from pathlib import Path
+from tempfile import TemporaryDirectory
 import numpy as np, torch
 from fastcore.basics import patch
 
@@ -17,7 +18,7 @@ from fastcore.basics import patch
 from .metadata import atomic, pd
 from .volume import Volume, _same_box, trim_series
 from .cxc import play_morph, play_series, recorded, side_by_side, write_cxc
-from .surface import movie_kind, surface, write_movie
+from .surface import FILMS, movie_kind, surface, write_movie
 from .particles import progress
 from .run import Run, last_checkpoint
 from .landscape import PALETTE, kept_umap, kmeans, pca, show_embedding, zscore
@@ -36,6 +37,18 @@ def _film(paths, level, half, px, colour):
     seen = [(surface(Volume.load(p), level, px=px, half=half, colour=colour)[0]*255).astype(np.uint8) for p in progress(paths, 'drawing')]
     return seen + seen[-2:0:-1]
 
+def _series(maps, out, stem, level, colours):
+    "Write the maps of a series: their paths, half the side of the cube that all are in (Å), and the level of each."
+    paths, levels, half = [], [], 0.
+    for v in maps:
+        first = v if not paths else _same_box(first, v)
+        if colours is not None and len(colours) == len(paths): raise ValueError(f'{len(colours)} colours for more maps than that: give one a map')
+        if not v.data.isfinite().all(): raise ValueError(f'map {len(paths)} holds values that are not finite')
+        levels.append(_level(v)); half = max(half, 1.1*_reach(v, levels[0] if level is None else level))
+        paths.append(v.save(out/f'{stem}_{len(paths):02d}.mrc'))
+    if not paths: raise ValueError('no maps to write')
+    return paths, half, levels
+
 def export_maps(maps, out,               # an iterable of `Volume`s of one box; folder
                 stem='map',              # map_00.mrc, map_01.mrc, ...
                 movie=None,              # '.gif'; '.mp4' or '.webm' with `pip install drgnbook[movie]`
@@ -43,15 +56,15 @@ def export_maps(maps, out,               # an iterable of `Volume`s of one box; 
                 colours=None,            # '#rrggbb' of each map beside the others
                 colour='#8fb7dd', fps=10, px=320) -> list:
     "Write maps (MRC), scripts for ChimeraX, and a movie; returns the paths."
-    out, paths, levels, half = Path(out), [], [], 0.
     if movie: movie_kind(f'{stem}{movie}')
-    for v in maps:
-        first = v if not paths else _same_box(first, v)
-        if colours is not None and len(colours) == len(paths): raise ValueError(f'{len(colours)} colours for more maps than that: give one a map')
-        levels.append(_level(v)); half = max(half, 1.1*_reach(v, levels[0] if level is None else level))
-        paths.append(v.save(out/f'{stem}_{len(paths):02d}.mrc'))
-    if not paths: raise ValueError('no maps to write')
+    if not fps > 0: raise ValueError(f'a film has a positive number of pictures a second, found fps={fps}')
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix='.', dir=out) as tmp:          # a series is there whole, or as it was
+        paths, half, levels = _series(maps, Path(tmp), stem, level, colours)
+        paths = [p.replace(out/p.name) for p in paths]
     trim_series(out, stem, len(paths))
+    for kind in FILMS: (out/f'{stem}{kind}').unlink(missing_ok=True)
     level, n = levels[0] if level is None else level, len(paths)
     scripts = dict(beside=side_by_side(paths, out, levels, colours or [PALETTE[i % 8] for i in range(n)]))
     if n > 1:
@@ -90,9 +103,10 @@ def table(self: Run, k=20,            # k-means groups
     if flat is not None: known |= dict(umap1=flat[:, 0], umap2=flat[:, 1])
     if self.options['decoder'] != 'cryodrgn' and (make or (last_checkpoint(self)/'loss.npy').exists()): known['loss'] = self.losses()
     if (path := self.folder/'agreement.npy').exists(): known['agreement'] = np.load(path)
+    t = self.particles.table.reset_index(drop=True)
+    if taken := [n for n in more if n in known or n in t]: raise ValueError(f'there is a column {taken[0]!r} already: give yours another name')
     wrong = [n for n, x in more.items() if len(x) != len(z)]
     if wrong: raise ValueError(f'the column {wrong[0]!r} has {len(more[wrong[0]])} rows for {len(z):,} particles')
-    t = self.particles.table.reset_index(drop=True)
     return t.assign(**{n: np.asarray(x) for n, x in (known | more).items()}).rename_axis('particle')
 
 @patch

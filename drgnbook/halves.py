@@ -122,17 +122,10 @@ def per_particle(self: Halves, k=None) -> np.ndarray:      # neighbours; a twent
     return _common(*self.z, k or max(1, len(self.half)//20))
 
 # %% ../nbs/api/58_halves.ipynb #e14f084e
-def _images(sets):
-    "What the images of two sets are known by: cryoSPARC's uid, if both have it, or their names; and which it is, of one that is listed twice."
-    uids = [getattr(ps.md.source, 'array', None) for ps in sets]
-    names = [pd.Series(a['uid']) for a in uids] if all(a is not None and 'uid' in a.dtype.names for a in uids) else [ps.names.reset_index(drop=True) for ps in sets]
-    return [pd.MultiIndex.from_arrays([n, n.groupby(n).cumcount()]) for n in names]
-
 def _same_images(a, b, common):
     "Rows of the same images in two runs."
     if bare := [str(r.folder) for r in (a, b) if not r.options['zdim']]: raise ValueError(f'{bare[0]} has no latent space (zdim 0): compare its map, run.volume().fsc(other)')
-    x, y = _images([r.particles for r in (a, b)])
-    at = y.get_indexer(x)
+    at, x, y = a.particles.found_in(b.particles), a.z, b.z
     both = np.flatnonzero(at >= 0)
     counts = f'{len(both):,} images are in both runs, {len(x) - len(both):,} only in {a.folder}, {len(y) - len(both):,} only in {b.folder}'
     if len(both) < 3: raise ValueError(f'runs of other particles: {counts}' + ('; to see where one would put those of the other, a.place(b.particles)' if a.config['D'] == b.config['D'] else ''))

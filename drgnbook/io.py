@@ -6,6 +6,7 @@
 __all__ = ['read_metadata', 'write_metadata']
 
 # %% ../nbs/api/17_io.ipynb #89347ddd
+import warnings
 from pathlib import Path
 
 # %% ../nbs/api/17_io.ipynb #aee3566d
@@ -68,4 +69,5 @@ def write_metadata(
     if path.suffix not in _SOURCE: raise MetadataError(f'{path} ends in neither .star nor .cs')
     if not len(md): raise MetadataError(f'no particles to write to {path}: the selection is empty')
     kind = _SOURCE[path.suffix]
+    if md.source is not None and not isinstance(md.source, kind) and (lost := md.source.alone()): warnings.warn(f'{", ".join(lost)} of {md.path} have no place in a {path.suffix} that is written anew, and are left out', stacklevel=3)
     (md.source.update(md.table, box) if isinstance(md.source, kind) else kind.new(md.table, box)).write(path)

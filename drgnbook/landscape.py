@@ -202,7 +202,7 @@ def scatter(xy, color=None, hover=None, title=None):      # hover: a DataFrame o
 def pc_path(z, pc=0, n=10, percent=(5, 95)) -> np.ndarray:      # (n,) indices of particles
     "Particles along a principal component, at even steps between two percentiles."
     p = pca(z)
-    if not 0 <= pc < p.coords.shape[1]: raise ValueError(f'component {pc} of {p.coords.shape[1]}')
+    if not 0 <= pc < p.coords.shape[1]: raise ValueError(f'component {pc} (0 is the first) of {p.coords.shape[1]}')
     steps = np.zeros((n, p.coords.shape[1]))
     steps[:, pc] = np.linspace(*np.percentile(p.coords[:, pc], percent), n)
     return nearest(p.coords, steps)

@@ -32,7 +32,7 @@ class _Pandas:
 pd = _Pandas()
 
 # %% ../nbs/api/11_metadata.ipynb #d826989f
-COLUMNS = 'stack index apix rx ry rz tx ty dfu dfv dfang kV cs w phase bfactor scale sign half micrograph group original'.split()
+COLUMNS = 'stack index apix rx ry rz tx ty dfu dfv dfang kV cs w phase bfactor scale sign half micrograph group optics original'.split()
 
 def plain_table(cols):      # {name: values}, or a DataFrame
     "A table with our columns in our order; whatever else is there follows."

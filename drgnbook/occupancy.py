@@ -91,12 +91,16 @@ def _measure(name, v, elements):
 def occupancy(maps,                     # paths, `Volume`s, {name: either}, or a generator of (name, Volume)
               elements: Elements) -> 'pd.DataFrame':
     "Density under each mask, in each map: a row a map, a column an element. `relative` brings it to a scale from 0 to 1."
-    caught, names, rows = [], [], []
+    caught, names, rows, mirrored = [], [], [], []
     for name, v in progress(_each(maps, caught), 'measuring maps', total=len(maps) if isinstance(maps, (Mapping, list, tuple)) else None):
         names.append(name); rows.append(_measure(name, v, elements))
+        if len(mirrored) < 8: mirrored.append(_measure(name, v.flip(), elements)[1])
     if not rows: raise ValueError('no maps')
+    if twice := [n for n in dict.fromkeys(names) if names.count(n) > 1]: raise ValueError(f'two maps are called {twice[0]!r}: give names, {{name: path}}')
     if caught: warnings.warn(f'{len(caught)} warnings while {len(rows)} maps were read; the first: {caught[0]}', stacklevel=2)
-    if np.median([dense for _, dense in rows]) <= 0: raise ValueError('map and model do not overlap: in most maps the density under the model is no higher than beside it; check the origin=, the hand (v.flip()) and the contrast of the maps')
+    dense = np.array([x for _, x in rows])
+    if np.median(mirrored) > 1.15*max(np.median(dense[:8]), 0): warnings.warn(f'the maps have the other hand, it seems: mirrored, the density under the model is {np.median(mirrored):.3g} in place of {np.median(dense[:8]):.3g}; v.flip() turns them', stacklevel=2)
+    if np.median(dense) <= 0: raise ValueError('map and model do not overlap: in most maps the density under the model is no higher than beside it; check the origin=, the hand (v.flip()) and the contrast of the maps')
     return pd.DataFrame([r for r, _ in rows], names, elements.names)
 
 # %% ../nbs/api/54_occupancy.ipynb #9e85d5dd
@@ -107,6 +111,9 @@ def relative(occ,                       # as `occupancy` gives it
              errors=None,               # of `occ`, as `occupancy_errors` gives them
              clip=False):               # cut off what noise puts below 0 and above 1; never where means or errors follow
     "Occupancies, about 0 (absent) to 1 (there); with `errors`, theirs too."
+    reference = [reference] if isinstance(reference, str) else reference
+    if not 0 <= percent[0] < percent[1] <= 100: raise ValueError(f'percent is two percentiles, the lower one first, found {percent}')
+    if len(occ) < 2 and per == 'element': raise ValueError("by element, what is full is told by the other maps: one map alone takes per='matrix'")
     if per not in ('element', 'matrix'): raise ValueError(f"per is 'element' or 'matrix', found {per!r}")
     lost = sorted(set(reference or ()) - set(occ.columns))
     if lost: raise KeyError(f'no element {", ".join(lost[:5])}: there are {", ".join(occ.columns[:20])}')
@@ -228,13 +235,13 @@ def exceptions(found: Occupancies,
 # %% ../nbs/api/54_occupancy.ipynb #7d1132bf
 def class_maps(found: Occupancies, maps) -> list:      # maps: as in `occupancy`, the same
     "The mean map of each class."
-    place, total, caught = dict(zip(found.table.index, found.classes)), {}, []
-    n = 0
+    place, total, caught, seen = dict(zip(found.table.index, found.classes)), {}, [], set()
     for name, v in progress(_each(maps, caught), 'averaging maps'):
         if name not in place: raise ValueError(f'map {name} is not in the table: give the maps that were measured')
-        c, n = place[name], n + 1
+        if name in seen: raise ValueError(f'map {name} is given twice: give the maps that were measured, once each')
+        c = place[name]; seen.add(name)
         total[c] = total[c] + v if c in total else v
-    if n != len(place): raise ValueError(f'{n} maps for a table of {len(place)}: give the maps that were measured (a generator runs only once)')
+    if len(seen) != len(place): raise ValueError(f'{len(seen)} maps for a table of {len(place)}: give the maps that were measured (a generator runs only once)')
     return [total[c]*(1/int((found.classes == c).sum())) for c in sorted(total)]
 
 # %% ../nbs/api/54_occupancy.ipynb #cc68df9d

@@ -247,6 +247,14 @@ def names(self: Particles) -> 'pd.Series':
     paths = np.array([str(p.resolve()) for p in s.paths])
     return (pd.Series(s.index[rows] + 1).astype(str).str.zfill(6) + '@' + pd.Series(paths[s.file[rows]])).set_axis(self.table.index)
 
+@patch
+def found_in(self: Particles, other) -> np.ndarray:
+    "The row `(N,)` of each image in another set, perhaps of another box; -1 where it has none. By cryoSPARC's uid, if both have it, or by name; of one that is listed twice each is found."
+    arrays = [getattr(ps.md.source, 'array', None) for ps in (self, other)]
+    keys = [pd.Series(a['uid']) for a in arrays] if all(a is not None and 'uid' in a.dtype.names for a in arrays) else [ps.names.reset_index(drop=True) for ps in (self, other)]
+    mine, its = (pd.MultiIndex.from_arrays([k, k.groupby(k).cumcount()]) for k in keys)
+    return its.get_indexer(mine)
+
 def _by_name(spec):
     "A note on a stack without the folders, which may be moved, or reached by another path."
     return dict(spec, files=[[Path(name).name, *more] for name, *more in spec.get('files', [])])

@@ -137,6 +137,7 @@ def overlaps(selections) -> 'pd.DataFrame':      # {name: (N,) bool}
     masks = {name: np.asarray(m) for name, m in selections.items()}
     wrong = [n for n, m in masks.items() if m.dtype != bool or m.ndim != 1]
     if wrong or not masks: raise ValueError(f'a selection is an array (N,) of bools; {wrong[0]!r} is not' if wrong else 'no selections')
+    if 'particles' in masks: raise ValueError("a selection cannot be called 'particles', as their number is")
     if len({len(m) for m in masks.values()}) > 1: raise ValueError('the selections are of different particle sets: ' + ', '.join(f'{n} of {len(m):,}' for n, m in masks.items()))
     return pd.DataFrame(masks).value_counts().rename('particles').reset_index()
 
@@ -153,7 +154,7 @@ def venn(selections, ax=None):      # {name: (N,) bool}, two or three
         ax.annotate(f'{name}\n{np.sum(selections[name]):,}', xy*[1.6, 1] + [0, 1.13 if xy[1] >= 0 else -1.15], ha='center', va='center', fontsize=8, color=c)
     for *inside, count in table.itertuples(index=False):
         inside = np.array(inside)
-        spot = at[inside].mean(0)*(1 if inside.all() else 1.5 if inside.sum() == 1 else 1.25) if inside.any() else (1.6, -1.3)
+        spot = at[inside].mean(0)*(1 if inside.all() else 1.5 if inside.sum() == 1 else 2.3) if inside.any() else (1.6, -1.3)
         ax.annotate(f'{count:,}' if inside.any() else f'none: {count:,}', spot, ha='center', va='center', fontsize=8)
     ax.set(xlim=(-2.1, 2.1), ylim=(-2, 1.7), aspect='equal')
     ax.axis('off')

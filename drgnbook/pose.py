@@ -145,6 +145,7 @@ def _move(a, b, far):
 
 def align_poses(a: Pose, b: Pose, symmetry='C1'):
     "`b` in the frame of `a` (turned, moved and, if that explains more, mirrored; symmetric copies next to each other), and whether it was mirrored."
+    if len(a) != len(b): raise ValueError(f'poses of the same images are compared, found {len(a)} and {len(b)}')
     group, best = point_group(symmetry), None
     for mirrored, c in ((False, b), (True, flip_poses(b))):
         R, far = _nearest(a.R, c.R @ _turn(a.R, c.R, group), group)

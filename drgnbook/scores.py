@@ -21,7 +21,8 @@ def purity(found, true) -> float:      # labels, (N,)
 def label_scores(found, true) -> dict:      # labels of any kind, (N,)
     "Adjusted Rand index (Hubert & Arabie 1985), adjusted mutual information (Vinh et al. 2010) and purity; 1 is best."
     from sklearn.metrics import adjusted_mutual_info_score, adjusted_rand_score
-    if len(found) != len(true): raise ValueError(f'{len(found)} groups are compared with {len(true)} labels: a label a particle is needed')
+    if not len(found) == len(true) > 0: raise ValueError(f'{len(found)} groups are compared with {len(true)} labels: a label a particle is needed')
+    if any(x != x for x in [*found, *true]): raise ValueError('a label is not a number: leave out the particles that have none')
     return dict(ari=float(adjusted_rand_score(true, found)), ami=float(adjusted_mutual_info_score(true, found)), purity=purity(found, true))
 
 # %% ../nbs/api/56_scores.ipynb #41979017
@@ -72,7 +73,8 @@ def coordinate_scores(z, coord,            # (N, zdim); (N,), or (N, d) for seve
                       k=15) -> dict:       # neighbours that are asked
     "Shares of the coordinate's variance that `z` explains, linearly and by neighbours; `rank`: |Spearman| with the first principal component, of a single coordinate without a period."
     from scipy.stats import spearmanr
-    z, y = _both(z, on_circle(coord, period))
+    if not np.isfinite(y := on_circle(coord, period)).all(): raise ValueError('a coordinate is not finite: leave out the particles that have none' if period != 0 else 'a period is not 0')
+    z, y = _both(z, y)
     explained = lambda guess: float(1 - (y - guess).var(0).sum()/y.var(0).sum())
     if not y.var(0).sum() > 0: raise ValueError('the coordinate is the same for all particles: there is nothing to compare')
     X = np.column_stack([z, np.ones(len(z))])

@@ -192,6 +192,7 @@ def table(self:Star):
     if 'bfactor' in t: t['bfactor'] = np.abs(t['bfactor'])      # Warp and M write what damps as negative
     if 'half' in t: t['half'] = t['half'].astype('int64')
     t |= {c: p[f] for c, f in _NAMES.items() if f in p}
+    if self.optics is not None and 'rlnOpticsGroup' in p: t['optics'] = _numbers(p['rlnOpticsGroup'], self.path).astype('int64')
     t |= {'apix': apix, 'group': _series(p, self.path)}
     return plain_table({c: v for c, v in t.items() if v is not None})
 
@@ -241,6 +242,13 @@ def _each_group(star, column, value, rows):
     return lo.reindex(range(n), fill_value=0), np.isin(range(n), k[rows])
 
 @patch
+def alone(self:Star):
+    "What programs go on with and our table does not know: columns that say something."
+    known = 'rlnCoordinateX rlnCoordinateY rlnBeamTiltX rlnBeamTiltY rlnOddZernike rlnEvenZernike rlnMagMat00 rlnMagMat01 rlnMagMat10 rlnMagMat11 rlnTomoParticleName'.split()
+    column = lambda f: self.optics[f] if self.optics is not None and f in self.optics else self.particles[f]
+    return [f for f in known if f in self and not column(f).str.fullmatch(r'[-+]?0*[.]?0*').all()]
+
+@patch
 def update(self:Star,
     t,              # table, the same rows
     box=None,       # px, where images have a new size
@@ -262,6 +270,7 @@ def new(cls, t, box=None):
     v = pd.DataFrame({f: _text(x) for f, x in _words(t, box=box).items() if f not in _SECOND})
     if 'group' in t: v['rlnTomoParticleName'] = 'particle/' + _text(t['group'])
     here = [f for f in _OPTICS if f in v]
-    g = v.groupby(here, sort=False).ngroup() + 1 if here else pd.Series(1, v.index)
+    apart = [v[f] for f in here] + [t[c] for c in ('optics',) if c in t]
+    g = v.groupby(apart, sort=False).ngroup() + 1 if apart else pd.Series(1, v.index)
     optics = v[here].assign(rlnOpticsGroup=_text(g), rlnOpticsGroupName='opticsGroup' + _text(g), rlnImageDimensionality='2')
     return cls(dict(optics=optics[~g.duplicated()].reset_index(drop=True), particles=v.drop(columns=here).assign(rlnOpticsGroup=_text(g))), 'particles')

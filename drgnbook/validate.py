@@ -137,6 +137,7 @@ def score(z, volumes, truth: Truth,      # (N, zdim); from rows of z to maps
          ) -> 'pd.DataFrame':
     "Every score that the truth has an answer to: `found`, and what is `best`."
     z, rows = np.asarray(z), {}
+    if z.ndim != 2: raise ValueError(f'z is an array (N, zdim), found the shape {z.shape}')
     if len(z) != len(truth.table): raise ValueError(f'{len(z)} rows of z, but the truth of {len(truth.table)} particles')
     good = np.flatnonzero(~truth.table.junk)
     some = np.unique(np.linspace(0, len(good) - 1, min(images, len(good))).round().astype(int)) if images else []

@@ -142,7 +142,15 @@ def test_maps_of_a_series_fit_each_other(tmp_path):
     a, b = (Volume(torch.rand(D, D, D) - .5, 1.) for D in (8, 12))
     with pytest.raises(ValueError, match='1 colours'): export_maps([a, a], tmp_path, colours=['#ff0000'])
     with pytest.raises(ValueError, match='the volumes differ'): export_maps([a, b], tmp_path)
+    with pytest.raises(ValueError, match='map 1 holds'): export_maps([a, a*float('nan')], tmp_path)
+    assert not list(tmp_path.iterdir())
+    export_maps([a, a, a], tmp_path, movie='.gif', px=32)
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    with pytest.raises(ValueError, match='the volumes differ'): export_maps([a*2., a, b], tmp_path)          # the series of before stays as it was
+    with pytest.raises(ValueError, match='fps=0'): export_maps([a, a], tmp_path, movie='.gif', fps=0)
+    assert before == {p.name: p.read_bytes() for p in tmp_path.iterdir()}
     export_maps([a, a], tmp_path, level=0.)
+    assert not (tmp_path/'map.gif').exists()          # it was of other maps
     assert 'level 0\n' in (tmp_path/'map_series.cxc').read_text() or 'level 0 ' in (tmp_path/'map_series.cxc').read_text()
 
 

@@ -13,7 +13,7 @@ from drgnbook.cs import Cs, with_fields
 from drgnbook.io import read_metadata, write_metadata
 from drgnbook.metadata import COLUMNS, Metadata, MetadataError, atomic, plain_table
 from drgnbook.stacks import Stacks, find_stacks, write_stack
-from drgnbook.star import read_star, write_star
+from drgnbook.star import Star, read_star, write_star
 
 SHARED = Path(__file__).parents[2]/'shared'/'data'
 here = lambda pattern: sorted(SHARED.rglob(pattern))
@@ -41,7 +41,9 @@ def made(n=6, D=16, seed=0, **more):
     return plain_table(t | dict(zip(['rx', 'ry', 'rz'], R.as_rotvec(degrees=True).T)) | more)
 
 def same(a, b, tol=1e-4, **kw):
-    "Equal tables; rotations compared as such, for a vector of 180° has two names"
+    "Equal tables; rotations compared as such, for a vector of 180° has two names, and optics groups by who is in them, where both have some"
+    groups = lambda t: t.drop(columns='optics', errors='ignore').assign(**{'optics': pd.factorize(t['optics'])[0]} if 'optics' in a and 'optics' in b else {})
+    a, b = groups(a), groups(b)
     turn = lambda t: Rotation.from_rotvec(t[['rx', 'ry', 'rz']].to_numpy(), degrees=True)
     if 'rx' in a: assert (turn(a).inv()*turn(b)).magnitude().max() < 1e-5
     drop = [c for c in ('rx', 'ry', 'rz') if c in a]
@@ -327,6 +329,20 @@ def test_cs_to_star_and_back(path, tmp_path):
     same(md.table.drop(columns=lost), star.table)
     write_metadata(tmp_path/'b.cs', star, box=180)
     same(md.table.drop(columns=lost), read_metadata(tmp_path/'b.cs').table.drop(columns=['sign', *{'bfactor'} - set(md.table)]))
+
+def test_groups_and_what_is_left_out(tmp_path):
+    "Optics groups of one program are exposure groups of the other; what has no place there is named"
+    t = made()
+    star = Star.new(t.assign(optics=[1, 1, 2, 2, 2, 3], kV=[300.]*2 + [200.]*4), 16)
+    star = replace(star, blocks={**star.blocks, 'particles': star.particles.assign(rlnBeamTiltX='0.000', rlnCoordinateX='12.5')})
+    star.write(tmp_path/'a.star')
+    with pytest.warns(UserWarning, match='^rlnCoordinateX of .*a.star have no place in a .cs'): write_metadata(tmp_path/'b.cs', read_metadata(tmp_path/'a.star'), box=16)
+    assert Cs.read(tmp_path/'b.cs')['ctf/exp_group_id'].tolist() == [1, 1, 2, 2, 2, 3] and Cs.read(tmp_path/'b.cs')['ctf/accel_kv'].tolist() == [300.]*2 + [200.]*4
+    write_metadata(tmp_path/'c.star', read_metadata(tmp_path/'b.cs'))
+    blocks = read_star(tmp_path/'c.star')
+    assert blocks['particles'].rlnOpticsGroup.tolist() == list('112223') and blocks['optics'].rlnVoltage.tolist() == ['300', '200', '200']
+    cs = Cs.read(tmp_path/'b.cs')
+    with pytest.warns(UserWarning, match='^ctf/tilt_A of'): write_metadata(tmp_path/'d.star', Metadata(cs.table(), replace(cs, array=with_fields(cs.array, {'ctf/tilt_A': np.ones((6, 2), 'f4')})), tmp_path/'b.cs'))
 
 def test_one_particle_one_rotation(tmp_path):
     "The .star and the .cs of one particle set give one R, by the formulae of the programs themselves"

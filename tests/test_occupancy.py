@@ -171,6 +171,25 @@ def test_a_map_that_is_no_map_is_named(two):
     v = maps['AB']
     with pytest.raises(ValueError, match='map broken'): occupancy(maps | {'broken': replace(v, data=v.data.clone().index_fill(0, torch.tensor([3]), float('nan')))}, element_masks(file, v))
 
+def test_the_wrong_hand_is_said(ribosome, shared):
+    "Real maps, mirrored: the model still lies in density, but in less of it"
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore'); maps = [Volume.load(p) for p in sorted((shared/'empiar10076/maps').glob('*.mrc'))]
+    with warnings.catch_warnings():
+        warnings.simplefilter('error'); occupancy(maps, ribosome[0])
+    with pytest.warns(UserWarning, match='the other hand'): occupancy([v.flip() for v in maps], ribosome[0])
+
+def test_names_are_told_apart(two):
+    file, maps = two
+    masks, v = element_masks(file, maps['AB']), maps['AB']
+    with pytest.raises(ValueError, match="two maps are called 'a'"): occupancy([('a', v), ('b', v), ('a', v)], masks)
+    found = classify(relative(occupancy(maps, masks)), classes=2)
+    with pytest.raises(ValueError, match='given twice'): class_maps(found, [*list(maps.items())[:-1], next(iter(maps.items()))])
+    raw = occupancy(maps, masks)
+    with pytest.raises(ValueError, match="one map alone takes per='matrix'"): relative(raw.iloc[:1])
+    with pytest.raises(ValueError, match='the lower one first'): relative(raw, percent=(90, 10))
+    with pytest.raises(KeyError, match='no element nobody'): relative(raw, reference='nobody')
+
 def test_errors(two, tmp_path):
     file, maps = two
     masks = element_masks(file, maps['AB'])

@@ -75,6 +75,16 @@ def test_through_several():
     assert np.array_equal(i, np.concatenate([legs[0], legs[1][1:], legs[2][1:]]))
     with pytest.raises(ValueError, match='particle 40 is an anchor twice in a row'): graph_path(z, [3, 40, 40], mean=None)
 
+@pytest.mark.parametrize('n', [2, 3])
+def test_venn_says_each_number_where_it_belongs(n):
+    "A count stands in the region of the selections that it is of, and in no other circle"
+    masks = {name: np.random.default_rng(i).random(500) < .4 for i, name in enumerate('abc'[:n])}
+    ax, table = venn(masks), overlaps(masks)
+    circles, texts = [p.center for p in ax.patches], {t.get_text(): t.get_position() for t in ax.texts}
+    for *inside, count in table.itertuples(index=False):
+        if any(inside): assert [np.hypot(*np.subtract(texts[f'{count:,}'], c)) < (.8 if there else .9) for c, there in zip(circles, inside)] == inside, (inside, texts)
+    with pytest.raises(ValueError, match='particles'): overlaps({'particles': masks['a']})
+
 def test_twins_are_joined():
     "Many particles at one place are still a graph"
     z = np.repeat(np.arange(20.), 3)[:, None]*np.ones(2)

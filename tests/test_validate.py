@@ -240,6 +240,15 @@ def test_runs_of_one_set_in_two_boxes(two_states, tmp_path):
     assert t['canonical correlation 1'] > .5 and t['maps, area'] > t['maps, area, others']
     with pytest.raises(ValueError, match=r'only in .*run2$'): compare_runs(fit(Particles.read(here/'set/particles.star')[:40], out=tmp_path/'a', **SMALL), fit(Particles.read(here/'set/particles.star')[50:100].downsample(16), out=tmp_path/'run2', **SMALL), q=0)
 
+def test_what_is_no_score_is_said():
+    for bad in (lambda: label_scores([], []), lambda: label_scores([1., 2.], [1., float('nan')])):
+        with pytest.raises(ValueError, match='label'): bad()
+    z = np.random.default_rng(0).normal(size=(40, 2))
+    with pytest.raises(ValueError, match='a coordinate is not finite'): coordinate_scores(z, np.full(40, np.nan), 360)
+    with pytest.raises(ValueError, match='period'): coordinate_scores(z, np.arange(40.), 0)
+    R = random_rotations(5)
+    with pytest.raises(ValueError, match='found 5 and 4'): align_poses(Pose(R, torch.zeros(5, 2)), Pose(R[:4], torch.zeros(4, 2)))
+
 def test_maps_that_cannot_be_scored_are_named(two_states):
     "Where the molecule moves, a particle's map is made from what was simulated; without it only z is scored, and it says so"
     run, _ = two_states
