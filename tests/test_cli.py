@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 
 from drgnbook.cli import COMMANDS, main
+from drgnbook.fit import fit
+from drgnbook.particles import Particles
+from drgnbook.simulate import simulate
 
 
 def said(capsys, line):
@@ -89,3 +92,19 @@ def test_select(run, capsys):
     kept, others = (set(np.loadtxt(run/f'keep{w}.txt', int)) for w in ('', '--invert'))
     groups = [set(range(*r)) for r in ((0, 10), (10, 30), (30, 60), (60, 100))]
     assert sum(g <= kept for g in groups) == 2 and kept | others == set(range(100)) and not kept & others
+
+def test_select_of_the_whole_file(tmp_path, capsys):
+    "From a run of smaller images, the selection of the images that they were made from, by name and by cryoSPARC's uid"
+    ps = simulate(n=60, D=32, snr=.5, junk=0., out=tmp_path/'set')
+    star = ps.md.path
+    ps.write(tmp_path/'set/all.cs')
+    for whole in (star, tmp_path/'set/all.cs'):
+        some = Particles.read(whole)[np.arange(60)[::-2].copy()]
+        run = tmp_path/f'run{whole.suffix}'
+        fit(some.downsample(16, tmp_path/f'small{whole.suffix}.mrcs'), zdim=1, width=8, z=np.arange(30.)[:, None].astype('f4'), epochs=1, out=run, where='here', device='cpu')
+        np.savetxt(tmp_path/'ind.txt', [3, 7], fmt='%d')
+        out = tmp_path/f'set/kept{whole.suffix}'
+        status, words = said(capsys, f'select {run} {out} --ind {tmp_path}/ind.txt --of {whole}')
+        assert status == 0 and 'images of 32 px' in words, words
+        assert np.array_equal(Particles.read(out).images([0, 1]), some.images([3, 7]))
+    assert 'are not in' in said(capsys, f'select {run} {out} --ind {tmp_path}/ind.txt --of {tmp_path}/set/kept.cs')[1]

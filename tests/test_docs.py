@@ -151,7 +151,8 @@ def test_readme_drgnbook(project):
     assert [w[0] for w in words] == ['fit', 'analyse', 'select']
     words[0] = [{'128': '16'}.get(w, w) for w in words[0]] + '--epochs 1 --width 16 --device cpu'.split()
     assert [main(w) for w in words] == [0, 0, 0]
-    assert (project/'run1/analysis').is_dir() and 0 < len(drgnbook.Particles.read('kept.star', datadir='J42')) < 60
+    kept = drgnbook.Particles.read('kept.cs', datadir='J42')
+    assert (project/'run1/analysis').is_dir() and 0 < len(kept) < 60 and kept.D == 32
 
 @pytest.mark.parametrize('words', [w for w in SHELL if w[0] == 'make'], ids=' '.join)
 def test_readme_make(words, tmp_path):
