@@ -27,19 +27,23 @@ def _points(z):
     if bad.any(): raise ValueError(f'{bad.sum()} particles have no finite z, the first is {bad.argmax()}: leave them out')
     return z
 
-def knn(z, k=15, batch=20_000):      # (N, zdim) → (N, k) particles, nearest first, and (N, k) distances
-    "The `k` nearest neighbours of each particle, itself left out: exact, by a k-d tree."
+def _neighbours(z, k, most=2**20):      # numbers that are held at a time
+    "The `k` nearest neighbours of each particle, itself left out, some particles at a time, near ones together: those, their neighbours, nearest first, and the distances."
     from scipy.spatial import cKDTree
     z = _points(z)
     if not 1 <= k < len(z): raise ValueError(f'k lies between 1 and the number of other particles, {len(z) - 1}; found {k}')
     order = cKDTree(z, 48, balanced_tree=False).indices
     tree = cKDTree(z[order], 48, balanced_tree=False)
-    found, far = np.empty((len(z), k), np.int32), np.empty((len(z), k), np.float32)
-    for i in progress(np.array_split(np.arange(len(z)), -(-len(z)//batch)), 'finding neighbours'):
+    for i in progress(np.array_split(np.arange(len(z)), -(-len(z)*(k + 1)//most)), 'finding neighbours'):
         d, j = tree.query(tree.data[i], k + 1, workers=-1)
         other = j != i[:, None]
         other[other.all(1), -1] = False            # one of many twins need not have found itself
-        found[order[i]], far[order[i]] = order[j[other]].reshape(-1, k), d[other].reshape(-1, k)
+        yield order[i], order[j[other]].reshape(-1, k), d[other].reshape(-1, k)
+
+def knn(z, k=15, most=2**20):      # (N, zdim) → (N, k) particles, nearest first, and (N, k) distances
+    "The `k` nearest neighbours of each particle, itself left out: exact, by a k-d tree."
+    found, far = (np.empty((len(z), max(k, 0)), t) for t in (np.int32, np.float32))
+    for i, j, d in _neighbours(z, k, most): found[i], far[i] = j, d
     return found, far
 
 # %% ../nbs/api/50_landscape.ipynb #62b8c9ce

@@ -10,7 +10,7 @@ __all__ = ['purity', 'label_scores', 'shared_neighbours', 'neighbour_similarity'
 import numpy as np
 
 # %% ../nbs/api/56_scores.ipynb #42d09b25
-from .landscape import _points, knn, pca
+from .landscape import _neighbours, _points, knn, pca
 
 # %% ../nbs/api/56_scores.ipynb #70285487
 def purity(found, true) -> float:      # labels, (N,)
@@ -35,12 +35,17 @@ def _both(a, b):
 def shared_neighbours(z, true, k=100) -> np.ndarray:      # (N, zdim); (N, d) positions in the true space → (N,)
     "For each particle, the share of its `k` nearest in `z` that are as near as its `k` nearest in truth."
     z, true = _both(z, true)
-    radius = knn(true, k)[1][:, -1, None]
-    away = np.linalg.norm(true[knn(z, k)[0]] - true[:, None], axis=-1)
-    return (away <= radius*(1 + 1e-5) + 1e-12).mean(1)
+    radius, share = np.empty(len(z)), np.empty(len(z))
+    for i, _, d in _neighbours(true, k): radius[i] = d[:, -1]
+    for i, j, _ in _neighbours(z, k): share[i] = (np.linalg.norm(true[j] - true[i, None], axis=-1) <= radius[i, None]*(1 + 1e-5) + 1e-12).mean(1)
+    return share
 
-def neighbour_similarity(z, true, k=100) -> float:      # as `shared_neighbours`
-    "The mean of `shared_neighbours`; `k/N` by chance, 1 at best."
+def neighbour_similarity(z, true, k=100, most=20_000, seed=0) -> float:      # as `shared_neighbours`; particles that are looked at
+    "The mean of `shared_neighbours`, of so many drawn at random, and `k` in proportion, where there are more; `k/N` by chance, 1 at best."
+    z, true = _both(z, true)
+    if len(z) > most:
+        some = np.random.default_rng(seed).choice(len(z), most, replace=False)
+        z, true, k = z[some], true[some], max(1, round(k*most/len(z)))
     return float(shared_neighbours(z, true, k).mean())
 
 # %% ../nbs/api/56_scores.ipynb #86f45ccc
@@ -73,7 +78,8 @@ def coordinate_scores(z, coord,            # (N, zdim); (N,), or (N, d) for seve
                       k=15) -> dict:       # neighbours that are asked
     "Shares of the coordinate's variance that `z` explains, linearly and by neighbours; `rank`: |Spearman| with the first principal component, of a single coordinate without a period."
     from scipy.stats import spearmanr
-    if not np.isfinite(y := on_circle(coord, period)).all(): raise ValueError('a coordinate is not finite: leave out the particles that have none' if period != 0 else 'a period is not 0')
+    if period == 0: raise ValueError('a period is not 0')
+    if not np.isfinite(y := on_circle(coord, period)).all(): raise ValueError('a coordinate is not finite: leave out the particles that have none')
     z, y = _both(z, y)
     explained = lambda guess: float(1 - (y - guess).var(0).sum()/y.var(0).sum())
     if not y.var(0).sum() > 0: raise ValueError('the coordinate is the same for all particles: there is nothing to compare')
