@@ -167,6 +167,11 @@ def _differ(new, old):
     if new.dtype.kind not in 'fiu': return new != old
     return ~np.isclose(new, old, rtol=1e-9, atol=1e-9).reshape(len(new), -1).all(1)
 
+@patch(as_prop=True)
+def uids(self:Cs):
+    "The name of each particle, which it keeps whatever is done to its image; None in a table without."
+    return self['uid'] if 'uid' in self else None
+
 @patch
 def alone(self:Cs):
     "What programs go on with and our table does not know: fields that say something."

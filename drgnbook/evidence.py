@@ -94,9 +94,10 @@ def _mean(run, ps, w, device, most=10_000):
     "The map of all particles that have a vote: the one that a training with these poses began from, or one of `most` from all over the set; kept until another run is asked."
     made_of = run.folder, zlib.crc32(ps.pose.R.numpy().tobytes() + ps.pose.t.numpy().tobytes() + w.numpy().tobytes()), device
     if (v := _means.get(made_of)) is None:
-        some = torch.randperm(len(ps), generator=torch.Generator().manual_seed(0))[:most].sort().values
-        begun = run.options['decoder'] == 'residual' and run.options['pose'] == 'given'
-        v = run.decoder.consensus.to(device).volumes()[0] if begun else reconstruct(ps[some], w[some], device=device).volume
+        if run.options['decoder'] == 'residual' and run.options['pose'] == 'given': v = run.decoder.consensus.to(device).volumes()[0]
+        else:
+            some = torch.randperm(len(ps), generator=torch.Generator().manual_seed(0))[:most].sort().values
+            v = reconstruct(ps[some], w[some], device=device).volume
         _means.clear(); _means[made_of] = v
     return v
 

@@ -250,8 +250,8 @@ def names(self: Particles) -> 'pd.Series':
 @patch
 def found_in(self: Particles, other) -> np.ndarray:
     "The row `(N,)` of each image in another set, perhaps of another box; -1 where it has none. By cryoSPARC's uid, if both have it, or by name; of one that is listed twice each is found."
-    arrays = [getattr(ps.md.source, 'array', None) for ps in (self, other)]
-    keys = [pd.Series(a['uid']) for a in arrays] if all(a is not None and 'uid' in a.dtype.names for a in arrays) else [ps.names.reset_index(drop=True) for ps in (self, other)]
+    uids = [getattr(ps.md.source, 'uids', None) for ps in (self, other)]
+    keys = [ps.names.reset_index(drop=True) for ps in (self, other)] if any(u is None for u in uids) else map(pd.Series, uids)
     mine, its = (pd.MultiIndex.from_arrays([k, k.groupby(k).cumcount()]) for k in keys)
     return its.get_indexer(mine)
 
