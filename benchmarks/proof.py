@@ -12,7 +12,7 @@ import shutil
 from pathlib import Path
 import numpy as np, pandas as pd, torch
 from fastcore.script import call_parse
-from drgnbook import Particles, Run, Truth, Volume, abinitio, align_poses, pose_error, read_truth, reconstruct, score, simulate, validate
+from drgnbook import Particles, Run, Truth, Volume, abinitio, align_poses, pose_error, read_truth, reconstruct, score, validate
 from peer import ours
 from quality import watch
 from sets import SETS, Peer, machine
@@ -22,10 +22,8 @@ ZDIM, WIDTH = 8, 256
 
 def make(name, folder, data, n, D, seed):
     "The set, in the words of both programs, and its truth."
-    source, snr, more, _ = SETS[name]
-    source = source(data, D)
-    ps = simulate(source, n=n, D=D, snr=snr, junk=0., seed=seed, out=folder)
-    return ps, Truth(read_truth(folder), ps.D, ps.apix, folder, source, ps.pose, **more)
+    source, ps = SETS[name].simulate(folder, data, n, D, seed)
+    return ps, Truth(read_truth(folder), ps.D, ps.apix, folder, source, ps.pose, **SETS[name].truth)
 
 
 def search(folder, out, seed):
@@ -140,6 +138,6 @@ def main(on: str,                               # sets, with commas between, or 
         tables = {w: grade(w, root, p, epochs, ps, truth, images, evidence) for w in (*who.split(','), 'consensus')}
         if not {'ours', 'found'} & set(tables): continue           # --who peer: its part ahead, a later call has the table
         spent = ', '.join(f'{w} {pd.read_csv(root/f"{w}.csv").cpu.iloc[-1]:.0f} s' for w in who.split(','))
-        lines += ['', f'### {name}: {n:,} images of {D} px, SNR {SETS[name][1]}, {epochs} epochs (processor time: {spent})', '', *side_by_side(tables), '', SETS[name][3] + '.']
+        lines += ['', f'### {name}: {n:,} images of {D} px, SNR {SETS[name].snr}{' at 256 px'*SETS[name].recipe}, {epochs} epochs (processor time: {spent})', '', *side_by_side(tables), '', SETS[name].published + '.']
         print('\n'.join(lines), flush=True)
     print('\n'.join(['', f'{machine()}; {p.version()}; 1 thread, seed {seed}', *lines]))

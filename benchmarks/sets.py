@@ -1,6 +1,6 @@
 """What the two programs are compared on: sets of known truth, the same files for both, and the peer's command line."""
 import json, os, subprocess, sys, tempfile, time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 import numpy as np, torch
 from drgnbook import Assembly, Volume, large_subunit, read_cryodrgn_ctf, rotvec_to_R, safe_load, simulate
@@ -72,24 +72,32 @@ def ten_states():
     return replace(whole, xyz=whole.xyz[20:21], proportions=torch.full((10,), .1))
 
 
-def antibody(data):
+# CryoBench's recipe (Jeon et al. 2024; its programs in `cryosim`): density at 3 Å, a box of 256 px of 1.5 Å, rows of CTF parameters of a real set and an envelope of 100 Å², noise of SNR 0.01 over that box,
+# and then images cropped in Fourier space to 128 px. The crop takes three quarters of the noise away.
+FINE = dict(cell=3., sigma=1.1)       # beads whose power is that of atoms at 3 Å within a third up to 6 Å, by half of their number
+
+
+def antibody(data, D):
     "1IGY, one of whose Fabs (chain A, and chain B up to the hinge) turns all the way round on the hinge: CryoBench's IgG-1D."
     import gemmi
-    path = Path(data)/'atoms/1igy.cif'
-    chain = gemmi.read_structure(str(path))[0]['B']
-    numbers = sorted({r.seqid.num for r in chain if gemmi.find_tabulated_residue(r.name).is_amino_acid()})
-    whole = Assembly.from_atoms(path, sigma=2.)
-    heavy, light = ((whole.block == whole.blocks.index(c)).nonzero()[:, 0] for c in 'BA')          # beads of a chain are in the order of its residues
-    fab = torch.zeros(len(whole.amp)).long()
-    fab[light] = fab[heavy[:sum(x <= 220 for x in numbers)]] = 1
-    at, end = (whole.xyz[0, heavy[[i for i, x in enumerate(numbers) if x <= last][-1]]] for last in (220, 236))
-    two = replace(whole, block=fab, blocks=('rest', 'Fab'), occupancy=torch.ones(1, 2))
-    return two.hinge('Fab', at=tuple(at.tolist()), axis=tuple((end - at).tolist()), span=(0., 360.), stations=73)
+    model = gemmi.read_structure(str(Path(data)/'atoms/1igy.cif'))
+    light, heavy = model[0]['A'], model[0]['B']
+    spot = lambda number: np.mean([a.pos.tolist() for a in heavy[str(number)][0]], axis=0)
+    at, end, middle = spot(220), spot(236), np.array(model[0].calculate_center_of_mass().tolist())
+    fab = [r for r in heavy if gemmi.find_tabulated_residue(r.name).is_amino_acid() and r.seqid.num <= 220]
+    turns = gemmi.Chain('Fab')
+    for r in (*light, *fab): turns.add_residue(r)
+    for i in reversed([i for i, r in enumerate(heavy) if r in fab]): del heavy[i]
+    model[0].remove_chain('A')
+    model[0].add_chain(turns)
+    with tempfile.TemporaryDirectory() as tmp:
+        model.make_mmcif_document().write_file(f'{tmp}/two.cif')
+        return Assembly.from_atoms(f'{tmp}/two.cif', centre=middle, **FINE).hinge('Fab', at=(at - middle).tolist(), axis=(end - at).tolist(), span=(0., 360.), stations=73)
 
 
 def ribosembly(data, D, states=16):
     "The 50S in sixteen states, made up: its chains come one after the other, the rarest in EMPIAR-10076's four states last. CryoBench's Ribosembly has sixteen too, others."
-    known = assembly_10076(Path(data)/'empiar10076')
+    known = assembly_10076(Path(data)/'empiar10076', **FINE)
     order = (-known.occupancy.mean(0)).argsort(stable=True)
     first = int((known.occupancy.min(0).values > .5).sum())                                       # there in all four
     there = torch.zeros(states, len(known.blocks))
@@ -98,16 +106,31 @@ def ribosembly(data, D, states=16):
     return all16.maps(D, 419.2/D)
 
 
-# name: (source, from the shared folder and the box; SNR over the box; what `Truth` needs; published figures)
+@dataclass
+class Set:
+    source: object                                 # from the shared folder and the box, px, to what `simulate` takes
+    published: str                                 # figures
+    snr: float = .1                                # over the box
+    truth: dict = field(default_factory=dict)      # what `Truth` needs besides
+    box: float|None = None                         # Å; None: as the source has it
+    recipe: bool = False                           # noise and CTF are CryoBench's
+
+    def simulate(self, folder, data, n, D, seed):
+        "Particles and what they are of. Noise that was added at 256 px has lost `(D/256)²` of itself."
+        source = self.source(data, D)
+        more = dict(ctf=read_cryodrgn_ctf(Path(data)/'ctf/empiar10028_ctf.pkl').assign(bfactor=100.)) if self.recipe else {}
+        return source, simulate(source, n=n, D=D, apix=self.box and self.box/D, snr=self.snr*(256/D)**2 if self.recipe else self.snr, junk=0., seed=seed, out=folder, **more)
+
+
 ZHONG = 'FSC = 0.5 of the first paper (50,000 projections, D = 64), px: cryoDRGN {}, with tilt pairs {}, cryoSPARC {}; 2 is the best possible'
-JEON = "CryoBench's area per image of its own set (100,000 images, D = 128): RECOVAR {}, cryoDRGN {}; at most 0.492"
+JEON = "CryoBench's area per image of its own set ({} images, D = 128): RECOVAR {}, cryoDRGN {}; at most 0.492"
 SETS = dict(
-    linear=(lambda data, D: bending(), .1, {}, ZHONG.format(2.50, 2.35, 3.60)),
-    plane=(lambda data, D: bending_twice(), .1, dict(space=swept), ZHONG.format(4.44, 2.93, 6.90)),
-    circle=(lambda data, D: turning(), .1, dict(period=360.), ZHONG.format(3.86, 2.63, 4.87)),
-    ten=(lambda data, D: ten_states(), .1, {}, ZHONG.format(4.95, 2.58, 5.69)),
-    igg=(lambda data, D: antibody(data), .01, dict(period=360.), JEON.format(.386, .351)),
-    ribosembly=(ribosembly, .01, {}, JEON.format(.429, .412)))
+    linear=Set(lambda data, D: bending(), ZHONG.format(2.50, 2.35, 3.60)),
+    plane=Set(lambda data, D: bending_twice(), ZHONG.format(4.44, 2.93, 6.90), truth=dict(space=swept)),
+    circle=Set(lambda data, D: turning(), ZHONG.format(3.86, 2.63, 4.87), truth=dict(period=360.)),
+    ten=Set(lambda data, D: ten_states(), ZHONG.format(4.95, 2.58, 5.69)),
+    igg=Set(antibody, JEON.format('100,000', .386, .351), snr=.01, truth=dict(period=360.), box=384., recipe=True),
+    ribosembly=Set(ribosembly, JEON.format('335,240', .429, .412), snr=.01, recipe=True))
 
 
 def env(threads, cache=None):
