@@ -57,15 +57,22 @@ class Blobs:
         return Volume(torch.einsum('mz,mn->zn', gz*self.amp[:, None], (gy[:, :, None]*gx[:, None]).flatten(1)).view(D, D, D), apix)
 
 # %% ../nbs/api/20_forward.ipynb #4f6f4f24
+def _turns(x, n):
+    "`exp(-2πi·x·k)` for k = 0 to n - 1, cosine and sine by turns: `(*b, 2n)`. By doubling: a product a value costs less than its sines."
+    w = torch.polar(torch.ones((), device=x.device), -2*math.pi*x)[..., None]
+    out = torch.ones_like(w)
+    while (have := out.shape[-1]) < n: out, w = torch.cat([out, out[..., :n - have]*w], -1), w*w
+    return torch.view_as_real(out).flatten(-2)
+
 @patch
 def project(self: Blobs, lattice: Lattice, pose: Pose) -> Complex[Tensor,'b n']:
     "`render(self, lattice.freqs, pose)` by separation of variables."
-    xy = self.xyz @ pose.R[:, :2].mT                                                   # (b, m, 2): blobs in the view
-    step, one = 1/(lattice.D*lattice.apix), torch.ones((), device=xy.device)
-    kx = torch.arange(lattice.D//2 + 1, device=xy.device)*step
-    ky = torch.fft.fftfreq(lattice.D, 1/lattice.D, device=xy.device)*step
-    ex, ey = (torch.polar(one, -2*math.pi*xy[..., i, None]*k) for i, k in enumerate((kx, ky)))
-    plane = (ey*self.amp[..., None]).mT @ ex                                           # (b, D, D/2 + 1)
+    h = lattice.D//2 + 1
+    xy = self.xyz @ pose.R[:, :2].mT/(lattice.D*lattice.apix)                          # (b, m, 2): blobs in the view
+    x, y = (_turns(xy[..., i], h) for i in (0, 1))
+    sums = ((y*self.amp[..., None]).mT @ x).unflatten(-1, (h, 2)).unflatten(1, (h, 2))
+    cc, cs, sc, ss = (sums[:, :, i, :, j] for i in (0, 1) for j in (0, 1))             # (b, h, h): cosine or sine of ky, of kx
+    plane = torch.cat([torch.complex(cc - ss, cs + sc)[:, :-1], torch.complex(cc + ss, cs - sc)[:, 1:].flip(1)], 1)      # ky from 0, then its negatives
     return plane.flatten(-2)[:, lattice.flat]*torch.exp(-2*math.pi**2*self.sigma**2*lattice.freqs.square().sum(-1))
 
 # %% ../nbs/api/20_forward.ipynb #a4b8e9da
