@@ -115,11 +115,15 @@ class Set:
     box: float|None = None                         # Å; None: as the source has it
     recipe: bool = False                           # noise and CTF are CryoBench's
 
+    def noise(self, D):
+        "SNR of images of `D` px: of what was added at 256 px, `(D/256)²` is left."
+        return self.snr*(256/D)**2 if self.recipe else self.snr
+
     def simulate(self, folder, data, n, D, seed):
-        "Particles and what they are of. Noise that was added at 256 px has lost `(D/256)²` of itself."
+        "What the particles are of, and they."
         source = self.source(data, D)
         more = dict(ctf=read_cryodrgn_ctf(Path(data)/'ctf/empiar10028_ctf.pkl').assign(bfactor=100.)) if self.recipe else {}
-        return source, simulate(source, n=n, D=D, apix=self.box and self.box/D, snr=self.snr*(256/D)**2 if self.recipe else self.snr, junk=0., seed=seed, out=folder, **more)
+        return source, simulate(source, n=n, D=D, apix=self.box and self.box/D, snr=self.noise(D), junk=0., seed=seed, out=folder, **more)
 
 
 ZHONG = 'FSC = 0.5 of the first paper (50,000 projections, D = 64), px: cryoDRGN {}, with tilt pairs {}, cryoSPARC {}; 2 is the best possible'
