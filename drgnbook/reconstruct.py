@@ -125,7 +125,10 @@ def _band(r, j, D, bands):      # r: shells
     "A window of shells, wider where they are finer; those of all `j` add up to 1."
     return torch.cos(math.pi/2*((2*r/D)**.75*(bands - 1) - j).clamp(-1, 1 if j < bands - 1 else 0)).square()
 
-def shared(v: Volume, halves, cycles=6., bands=5) -> Volume:
+def shared(v: Volume, halves,
+           cycles=6., bands=5,      # waves that a place is asked over; bands of shells
+           chance=.2,               # what noise alone may seem to share there
+          ) -> Volume:
     "A map, each band of shells damped around each voxel to the share of the power there that its half-maps have in common: Wiener's gain in its place (after LAFTER, Ramlaul et al. 2019)."
     D, F = v.D, [ft(x.data, 3) for x in (v, *halves)]
     out = torch.zeros_like(F[0])
@@ -136,7 +139,8 @@ def shared(v: Volume, halves, cycles=6., bands=5) -> Volume:
         low = k[:, None, None], k[:, None], torch.arange(d//2 + 1, device=k.device)
         m, a, b = (ift(f[low]*_band(r, j, D, bands), 3) for f in F)
         around = lambda x: ift(ft(x, 3)*torch.exp(-(cycles*r/max(at, top/2)).square()/2), 3)      # a mean over so many of its waves
-        out[low] += ft(m*(around(a*b)/around(((a + b)/2).square()).clamp(min=1e-20)).clamp(0, 1), 3)
+        share = around(a*b)/around(((a + b)/2).square()).clamp(min=1e-20)
+        out[low] += ft(m*((share - chance)/(1 - chance)).clamp(0, 1), 3)
     return replace(v, data=ift(out, 3))
 
 # %% ../nbs/api/33_reconstruct.ipynb #93eb311a

@@ -10,7 +10,7 @@ from drgnbook.forward import Blobs
 from drgnbook.particles import Cache, Particles
 from drgnbook.pose import Pose, point_group, random_rotations
 from drgnbook.postprocess import local_resolution, postprocess
-from drgnbook.reconstruct import Accumulator, halves_of, reconstruct, snr_of, solve
+from drgnbook.reconstruct import Accumulator, halves_of, reconstruct, shared, snr_of, solve
 from drgnbook.simulate import simulate
 from drgnbook.fit import fit
 from drgnbook.run import Run
@@ -71,6 +71,30 @@ def test_memory_is_bounded(ps, monkeypatch):
 def test_same_images_same_map(ps):
     a, b = (reconstruct(ps) for _ in range(2))
     assert torch.equal(a.volume.data, b.volume.data) and torch.equal(a.fsc, b.fsc)
+
+@pytest.mark.parametrize('D', [8, 30, 48])
+def test_what_halves_agree_in_stays(D):
+    "All of it; and nothing is left of what only one of them has"
+    gen = torch.Generator().manual_seed(0)
+    v = Volume(torch.randn(D, D, D, generator=gen), 3., (1., 2., 3.)).filter(lambda k: k < D/2)
+    same = shared(v, (v, v))
+    assert torch.allclose(same.data, v.data, atol=1e-4) and same.origin == v.origin and same.apix == v.apix
+    assert not shared(v*0, (v*0, v*0)).data.any()
+    assert shared(v, (v*2, v*0)).data.abs().max() == 0
+
+def test_solvent_is_quiet_and_the_molecule_is_not():
+    "Half-maps with as much noise everywhere: by place, the gain is that of the place; by shell, it is that of the box"
+    gen, D, apix = torch.Generator().manual_seed(0), 48, 4.
+    x = torch.randn(300, 3, generator=gen)*torch.tensor([12., 9., 9.]) + torch.tensor([40., 0., 0.])
+    true = Blobs(x, torch.ones(300), 3.).to_volume(D, apix)
+    halves = [true + replace(true, data=torch.randn(D, D, D, generator=gen)*.15*true.data.max()).filter(lambda k: k < D/2) for _ in range(2)]
+    mean, curve = (halves[0] + halves[1])*.5, fsc(*halves)
+    found, inside = shared(mean, halves), true.mask(.05*float(true.data.max()))
+    by_shell = mean.filter(lambda k: torch.cat([1/(1 + snr_of(curve)/2), torch.zeros(1)])[k.round().long().clamp(max=D//2)])
+    error = lambda v, where: float(((v.data - true.data).square()*where).mean())
+    noise = lambda v: float((v.data.square()*(true.data < 1e-6*true.data.max())).mean())
+    assert noise(found) < .6*noise(by_shell) and error(found, inside) < error(by_shell, inside) < error(mean, inside)
+    assert found.fsc(true)[4:].mean() > by_shell.fsc(true)[4:].mean() + .05
 
 def seen(n, noise, dfu, w, D=48, apix=5.):      # dfu: from and to, or None for no CTF
     "The sums of two halves of views of a lump, and the lump."
