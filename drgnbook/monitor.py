@@ -140,6 +140,9 @@ def follow(self: Monitor, every=1.):      # s
         over = self.glance()
         if not self.run.training and not self.end.is_set(): self.keep()          # UMAPs may follow
         every = min(5., every + 1) if over else 1.
+    if self.child:                   # nobody waits for its UMAP any more
+        self.child.terminate()
+        self.child.wait()
 
 @patch
 def start(self: Monitor):

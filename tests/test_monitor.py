@@ -183,6 +183,16 @@ def test_still_z_is_laid_out_once(ps, tmp_path):
     assert m.child is None and [u['epoch'] for u in m.umaps] == [1] and not (run.folder/'monitor/umap_0003.npy').exists()
 
 
+def test_layout_ends_with_its_window(run):
+    "A UMAP that nobody waits for any more does not go on in a process of its own"
+    m = Monitor(run)
+    m.child = subprocess.Popen([sys.executable, '-c', 'import sys; sys.stdin.read()'], stdin=subprocess.PIPE)
+    m.start()
+    m.close()
+    m.thread.join()
+    assert m.child.returncode
+
+
 def test_full_disk(run, tmp_path, full_disk):
     "Where nothing can be written the monitor still shows a run that is whole, and asks for nothing."
     folder = shutil.copytree(run.folder, tmp_path/'run', ignore=shutil.ignore_patterns('monitor'))
