@@ -84,10 +84,10 @@ def antibody(data, D):
     light, heavy = model[0]['A'], model[0]['B']
     spot = lambda number: np.mean([a.pos.tolist() for a in heavy[str(number)][0]], axis=0)
     at, end, middle = spot(220), spot(236), np.array(model[0].calculate_center_of_mass().tolist())
-    fab = [r for r in heavy if gemmi.find_tabulated_residue(r.name).is_amino_acid() and r.seqid.num <= 220]
+    fab = [i for i, r in enumerate(heavy) if gemmi.find_tabulated_residue(r.name).is_amino_acid() and r.seqid.num <= 220]
     turns = gemmi.Chain('Fab')
-    for r in (*light, *fab): turns.add_residue(r)
-    for i in reversed([i for i, r in enumerate(heavy) if r in fab]): del heavy[i]
+    for r in (*light, *(heavy[i] for i in fab)): turns.add_residue(r)
+    for i in reversed(fab): del heavy[i]
     model[0].remove_chain('A')
     model[0].add_chain(turns)
     with tempfile.TemporaryDirectory() as tmp:

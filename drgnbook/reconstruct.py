@@ -7,8 +7,8 @@ __all__ = ['Accumulator', 'places', 'Solver', 'snr_of', 'believed', 'shared', 'R
            'reconstruct', 'solve']
 
 # %% ../nbs/api/33_reconstruct.ipynb #bdc91cdb
-from dataclasses import dataclass, replace
 import math
+from dataclasses import dataclass, replace
 import numpy as np, torch
 from torch import Tensor
 from jaxtyping import Float, Complex, Int
@@ -126,8 +126,8 @@ def _band(r, j, D, bands):      # r: shells
     return torch.cos(math.pi/2*((2*r/D)**.75*(bands - 1) - j).clamp(-1, 1 if j < bands - 1 else 0)).square()
 
 def shared(v: Volume, halves,
-           cycles=6., bands=5,      # waves that a place is asked over; bands of shells
-           chance=.2,               # what noise alone may seem to share there
+           cycles=4.5, bands=5,     # waves that a place is asked over; bands of shells
+           chance=.3,               # what noise alone may seem to share there
           ) -> Volume:
     "A map, each band of shells damped around each voxel to the share of the power there that its half-maps have in common: Wiener's gain in its place (after LAFTER, Ramlaul et al. 2019)."
     D, F = v.D, [ft(x.data, 3) for x in (v, *halves)]
