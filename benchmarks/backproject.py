@@ -20,7 +20,7 @@ start = time.perf_counter()
 ps = Particles.read(sys.argv[1])[:int(sys.argv[2])]
 ps.cache(); cached = time.perf_counter()
 rec = reconstruct(ps)
-rec.volume.save(sys.argv[3]); ((rec.halves[0] + rec.halves[1])*.5).save(sys.argv[4])
+rec.volume.save(sys.argv[3]); rec.mean.save(sys.argv[4])
 print('took', cached - start, time.perf_counter() - start)
 '''
 

@@ -113,7 +113,7 @@ def _sums(ps, i, half, w, accs):
     return accs
 
 def _by_size(ps, order, half, w, sizes, mean, device='cpu'):
-    "For each size the map, the reconstruction of what the mean leaves (of all, if None) and the score, until it has been worse twice; what was added stays."
+    "For each size the reconstruction of what the mean leaves (of all, if None) and the score, until it has been worse twice; what was added stays."
     accs, aside, best, worse = [Accumulator(ps.D, device) for _ in range(2)], None, np.inf, 0
     F, whole = (0, lambda v: v) if mean is None else (places(mean), mean.__add__)
     for a, b in zip([0, *sizes], sizes):
@@ -121,7 +121,7 @@ def _by_size(ps, order, half, w, sizes, mean, device='cpu'):
         aside = aside or [_less(x, 0) for x in accs]             # the nearest, that maps of the other half must explain
         rest = solve([_less(x, F) for x in accs], ps.apix)
         score = sum(unexplained(whole(believed(rest.halves[h], rest.fsc)), aside[1 - h]) for h in (0, 1))/sizes[0]
-        yield b, whole(rest.volume), rest, score
+        yield b, rest, score
         best, worse = min(best, score), 0 if score < best else worse + 1
         if worse == 2: return
 
@@ -146,10 +146,12 @@ def evidence(self: Run, z=None,      # a point of the latent space, `(zdim,)`
 def _asked(run, ps, order, half, w, sizes, filled):
     "The best of the sizes, the map, the reconstruction of its particles alone, and the scores of those tried."
     device = run.device if run.device.startswith('cuda') else 'cpu'      # Apple's has no float64
-    found = list(_by_size(ps, order, half, w, sizes, _mean(run, ps, w, device) if filled else None, device))
-    n, v, rest, _ = min(found, key=lambda x: x[-1])
-    near = solve(_sums(ps, order[:n], half, w, [Accumulator(ps.D, device) for _ in range(2)]), ps.apix) if filled else rest
-    return n, v, near, [(m, s) for m, *_, s in found]
+    mean = _mean(run, ps, w, device) if filled else None
+    found = list(_by_size(ps, order, half, w, sizes, mean, device))
+    n, rest, _ = min(found, key=lambda x: x[-1])
+    tried = [(m, s) for m, _, s in found]
+    if not filled: return n, rest.volume, rest, tried
+    return n, mean + rest.volume, solve(_sums(ps, order[:n], half, w, [Accumulator(ps.D, device) for _ in range(2)]), ps.apix), tried
 
 def _show(e: Evidence):
     "The maps, the FSCs, and what cross-validation said; returns a matplotlib figure."

@@ -9,6 +9,7 @@ __all__ = ['Accumulator', 'places', 'Solver', 'snr_of', 'believed', 'shared', 'R
 # %% ../nbs/api/33_reconstruct.ipynb #bdc91cdb
 import math
 from dataclasses import dataclass, replace
+from functools import cached_property
 import numpy as np, torch
 from torch import Tensor
 from jaxtyping import Float, Complex, Int
@@ -146,16 +147,20 @@ def shared(v: Volume, halves,
 # %% ../nbs/api/33_reconstruct.ipynb #93eb311a
 @dataclass(frozen=True)
 class Reconstruction:
-    "A map, its two half-maps (not filtered) and how far they agree."
-    volume: Volume
-    halves: tuple
+    "A map, its two half-maps and how far they agree."
+    mean: Volume            # of all images, not filtered
+    halves: tuple           # not filtered either
     fsc: Float[Tensor,'s']
 
+    @cached_property
+    def volume(self):
+        "The mean, damped to what its halves share."
+        return shared(self.mean, self.halves)
     @property
     def resolution(self):
         "Å at FSC = 0.143."
-        return self.volume.D*self.volume.apix/resolution(self.fsc, .143)
-    def __repr__(self): return f'Reconstruction({self.volume!r}, {self.resolution:.3g} Å at FSC = 0.143)'
+        return self.mean.D*self.mean.apix/resolution(self.fsc, .143)
+    def __repr__(self): return f'Reconstruction({self.mean!r}, {self.resolution:.3g} Å at FSC = 0.143)'
     def _repr_png_(self): return self.volume._repr_png_()
 
 def halves_of(ps: Particles) -> Int[Tensor,'N']:
@@ -206,5 +211,4 @@ def solve(accs, apix, mask=None) -> Reconstruction:
     flat = torch.full((solvers[0].D//2,), .01)
     halves = tuple(s.map(flat, apix) for s in solvers)
     curve = fsc(*halves, sphere_mask(halves[0].D, device=halves[0].data.device) if mask is None else mask)
-    whole = (solvers[0] + solvers[1]).map(flat, apix)
-    return Reconstruction(shared(whole, halves), halves, curve)
+    return Reconstruction((solvers[0] + solvers[1]).map(flat, apix), halves, curve)

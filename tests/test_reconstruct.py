@@ -113,7 +113,7 @@ def test_amplitudes(n, noise, dfu, w):
     halves, true = seen(n, noise, dfu, w)
     rec = solve(halves, true.apix)
     found, shell = rec.volume*(1/true.D), radius(true.D).round().long().clamp(max=true.D//2).flatten()
-    F, H, G = (ft(v.data, 3).flatten() for v in (found, (rec.halves[0] + rec.halves[1])*(.5/true.D), true))
+    F, H, G = (ft(v.data, 3).flatten() for v in (found, rec.mean*(1/true.D), true))
     strength, whole = (shell_mean((f*G.conj()).real, shell, true.D//2 + 1)/shell_mean(G.abs().square(), shell, true.D//2 + 1) for f in (F, H))
     against = found.fsc(true, sphere_mask(true.D))
     seen_to = int(resolution(against))
