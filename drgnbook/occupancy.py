@@ -88,19 +88,39 @@ def _measure(name, v, elements):
     solvent = (total - here.sum())/max(x.size - here.size, 1)
     return elements.weights @ (here - solvent), here.mean() - solvent
 
+def _moves(v, elements):
+    "How much denser than the rest of the box the model's part would be, were it moved by so many voxels: `(D, D, D)`, no move first."
+    F, cover, x = np.fft.rfftn, np.zeros(v.data.shape), v.data.detach().cpu().double().numpy()
+    cover.ravel()[elements.voxels] = 1
+    under, n = np.fft.irfftn(F(x)*F(cover).conj(), x.shape, (0, 1, 2)), len(elements.voxels)
+    return under/n - (x.sum() - under)/max(x.size - n, 1)
+
+def _misplaced(v, elements, margin=1.15):
+    "What a map says against the model's place, its own hand or contrast; None if the model lies where the map is dense."
+    own, mirrored = (_moves(m, elements) for m in (v, v.flip()))
+    here, other, best = own[0, 0, 0], mirrored[0, 0, 0], max(own.max(), mirrored.max(), -own[0, 0, 0])
+    if best <= margin*here: return
+    if best <= margin*-here: return f'the maps have the other contrast, it seems: the density under the model is {here:.3g}; v*-1 turns it'
+    if best <= margin*other: return f'the maps have the other hand, it seems: mirrored, the density under the model is {other:.3g} in place of {here:.3g}; v.flip() turns them'
+    alone = best <= margin*own.max()
+    by = np.array(np.unravel_index((own if alone else mirrored).argmax(), own.shape))[::-1]
+    by = np.where(by < v.D/2, by, by - v.D)*v.apix
+    place = ', '.join(f'{o - b:.4g}' for o, b in zip(elements.origin, by))
+    return f'the maps lie {np.linalg.norm(by):.3g} Å away from the model, it seems: the density there is {best:.3g}, under the model {here:.3g}; make the masks with origin=({place})' + ('' if alone else ' and turn the maps to the other hand, v.flip()')
+
 def occupancy(maps,                     # paths, `Volume`s, {name: either}, or a generator of (name, Volume)
               elements: Elements) -> 'pd.DataFrame':
     "Density under each mask, in each map: a row a map, a column an element. `relative` brings it to a scale from 0 to 1."
-    caught, names, rows, mirrored = [], [], [], []
+    caught, names, rows, mean = [], [], [], None
     for name, v in progress(_each(maps, caught), 'measuring maps', total=len(maps) if isinstance(maps, (Mapping, list, tuple)) else None):
         names.append(name); rows.append(_measure(name, v, elements))
-        if len(mirrored) < 8: mirrored.append(_measure(name, v.flip(), elements)[1])
+        if len(rows) <= 8: mean = v if mean is None else mean + v
     if not rows: raise ValueError('no maps')
     if twice := [n for n in dict.fromkeys(names) if names.count(n) > 1]: raise ValueError(f'two maps are called {twice[0]!r}: give names, {{name: path}}')
     if caught: warnings.warn(f'{len(caught)} warnings while {len(rows)} maps were read; the first: {caught[0]}', stacklevel=2)
-    dense = np.array([x for _, x in rows])
-    if np.median(mirrored) > 1.15*max(np.median(dense[:8]), 0): warnings.warn(f'the maps have the other hand, it seems: mirrored, the density under the model is {np.median(mirrored):.3g} in place of {np.median(dense[:8]):.3g}; v.flip() turns them', stacklevel=2)
-    if np.median(dense) <= 0: raise ValueError('map and model do not overlap: in most maps the density under the model is no higher than beside it; check the origin=, the hand (v.flip()) and the contrast of the maps')
+    wrong = _misplaced(mean*(1/min(len(rows), 8)), elements)
+    if np.median([x for _, x in rows]) <= 0: raise ValueError('map and model do not overlap: in most maps the density under the model is no higher than beside it; ' + (wrong or 'is it of this molecule?'))
+    if wrong: warnings.warn(wrong, stacklevel=2)
     return pd.DataFrame([r for r, _ in rows], names, elements.names)
 
 # %% ../nbs/api/54_occupancy.ipynb #9e85d5dd

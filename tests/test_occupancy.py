@@ -150,7 +150,7 @@ def test_maps_of_classes_lie_on_the_model(two, tmp_path):
     away = {n: replace(v, origin=(-8., 4., 0.)) for n, v in maps.items()}
     a, b = element_masks(file, away['AB']), element_masks(file, maps['AB'], origin=(-8., 4., 0.))
     assert a.origin == b.origin == (-8., 4., 0.) and np.array_equal(a.voxels, b.voxels) and element_masks(file, maps['AB']).origin == (0., 0., 0.)
-    found = classify(relative(occupancy(maps, b)), classes=2)
+    with pytest.warns(UserWarning, match='8.94 Å away.*origin=.0, 0, 0'): found = classify(relative(occupancy(maps, b)), classes=2)
     chimerax(found, b, class_maps(found, maps), tmp_path)
     for c in (0, 1):
         with mrcfile.open(tmp_path/f'class_{c}.mrc') as m: assert m.header.origin.tolist() == (-8, 4, 0)
@@ -179,6 +179,16 @@ def test_the_wrong_hand_is_said(ribosome, shared):
         warnings.simplefilter('error'); occupancy(maps, ribosome[0])
     with pytest.warns(UserWarning, match='the other hand'): occupancy([v.flip() for v in maps], ribosome[0])
 
+@pytest.mark.parametrize('hand, z, said', [(lambda v: v, -32.75, ''), (Volume.flip, 32.75, ' and turn the maps to the other hand')], ids=['moved', 'moved and mirrored'])
+def test_the_wrong_place_is_said(ribosome, shared, hand, z, said):
+    "Real maps, moved: the model still lies in density; done as the warning says, masks find what they found before"
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore'); maps = [Volume.load(p) for p in sorted((shared/'empiar10076/maps').glob('*.mrc'))]
+    away = [Volume(hand(v).data.roll((5, 0, -7), (0, 1, 2)), v.apix) for v in maps]
+    with pytest.warns(UserWarning, match=f'lie 56.3 Å away.*origin=.45.85, 0, {z}.{said}'): occupancy(away, ribosome[0])
+    there = element_masks(ribosome[0].files, away[0], origin=(45.85, 0., z))
+    assert np.allclose(occupancy(maps, ribosome[0]), occupancy([hand(v) for v in away], there), atol=1e-4)
+
 def test_names_are_told_apart(two):
     file, maps = two
     masks, v = element_masks(file, maps['AB']), maps['AB']
@@ -195,7 +205,7 @@ def test_errors(two, tmp_path):
     masks = element_masks(file, maps['AB'])
     with pytest.raises(ValueError, match='48 px of 2 Å, the masks are 48 px of 4 Å'): occupancy([Volume(maps['AB'].data, 2.)], masks)
     with pytest.raises(ValueError, match='2 of 2 chains .A, B'): element_masks(file, maps['AB'], origin=(0., 0., 900.))
-    with pytest.raises(ValueError, match='do not overlap'): occupancy([Volume(maps['AB'].data.roll(20, 1), 4.)], masks)
+    with pytest.raises(ValueError, match='do not overlap.*80 Å away.*origin=.0, -80, 0'): occupancy([Volume(maps['AB'].data.roll(20, 1), 4.)], masks)
     with pytest.raises(FileNotFoundError): occupancy([tmp_path/'none.mrc'], masks)
     with pytest.raises(FileNotFoundError, match='no atomic model'): element_masks(tmp_path/'none.pdb', maps['AB'])
     with pytest.raises(ValueError, match='nothing comes or goes'): relative(pd.DataFrame(np.ones((3, 4))), per='matrix')
