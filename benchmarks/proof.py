@@ -108,8 +108,8 @@ def side_by_side(tables):
     lower = (t.best == 0) | t.index.str.startswith('px')
     if 'cryodrgn' in t:
         mine = t[[c for c in t if 'drgnbook' in c or 'evidence' in c]]
-        ahead = np.where(lower, mine.min(axis=1) < t.cryodrgn, mine.max(axis=1) > t.cryodrgn)
-        t['ahead'] = np.where(t.cryodrgn.isna(), '', np.where(ahead, 'drgnbook', np.where(mine.isna().all(axis=1), '', '**not drgnbook**')))
+        by = np.where(lower, t.cryodrgn - mine.min(axis=1), mine.max(axis=1) - t.cryodrgn).round(3)          # what the table shows
+        t['ahead'] = np.select([np.isnan(by), by > 0, by == 0], ['', 'drgnbook', 'both'], '**not drgnbook**')
     cell = lambda x: x if isinstance(x, str) else '' if pd.isna(x) else f'{x:.3f}'
     return ['| | ' + ' | '.join(t) + ' |', '|---'*(t.shape[1] + 1) + '|', *(f'| {name} | ' + ' | '.join(map(cell, row)) + ' |' for name, row in zip(t.index, t.to_numpy(dtype=object)))]
 
