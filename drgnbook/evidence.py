@@ -7,6 +7,7 @@ __all__ = ['unexplained', 'neighbourhoods', 'Evidence']
 
 # %% ../nbs/api/53_evidence.ipynb #63293ff2
 import zlib
+from copy import copy
 from dataclasses import dataclass, replace
 import numpy as np, torch
 from torch import Tensor
@@ -50,8 +51,8 @@ class Evidence:
         return self.volume.D*self.volume.apix/resolution(self.fsc, .143)
     @property
     def agreement(self):
-        "Å down to which decoder and particles agree, FSC = 0.5; None without a decoder's map."
-        return self.decoder and self.volume.D*self.volume.apix/resolution(self.against, .5)
+        "Å down to which decoder and particles agree, FSC = 0.5, no finer than the half-maps do: both have seen the same images. None without a decoder's map."
+        return self.decoder and max(self.resolution, self.volume.D*self.volume.apix/resolution(self.against, .5))
     def __repr__(self): return f'Evidence of {self.n:,.0f} particles within {self.bandwidth:.3g}: {self.resolution:.3g} Å at FSC = 0.143' + (f'; the decoder agrees down to {self.agreement:.3g} Å' if self.decoder else '')
 
 # %% ../nbs/api/53_evidence.ipynb #516b7414
@@ -103,8 +104,8 @@ def _mean(run, ps, w, device, most=10_000):
 
 def _less(acc: Accumulator, F) -> Accumulator:
     "A copy, less what a map explains of its images; `F`: the map's `places`, or 0."
-    rest = acc + Accumulator(acc.D, acc.data.device)
-    rest.data -= rest.weight*F
+    rest = copy(acc)
+    rest.data, rest.weight = acc.data - acc.weight*F, acc.weight.clone()
     return rest
 
 def _sums(ps, i, half, w, accs):
@@ -147,9 +148,10 @@ def _asked(run, ps, order, half, w, sizes, filled):
     "The best of the sizes, the map, the reconstruction of its particles alone, and the scores of those tried."
     device = run.device if run.device.startswith('cuda') else 'cpu'      # Apple's has no float64
     mean = _mean(run, ps, w, device) if filled else None
-    found = list(_by_size(ps, order, half, w, sizes, mean, device))
-    n, rest, _ = min(found, key=lambda x: x[-1])
-    tried = [(m, s) for m, _, s in found]
+    tried, lowest = [], np.inf
+    for m, found, score in _by_size(ps, order, half, w, sizes, mean, device):
+        if not score >= lowest: n, rest, lowest = m, found, score          # maps of the others are let go
+        tried.append((m, score))
     if not filled: return n, rest.volume, rest, tried
     return n, mean + rest.volume, solve(_sums(ps, order[:n], half, w, [Accumulator(ps.D, device) for _ in range(2)]), ps.apix), tried
 

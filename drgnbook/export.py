@@ -10,12 +10,11 @@ import platform, sys, time
 from html import escape
 from importlib import metadata
 from pathlib import Path
-from tempfile import TemporaryDirectory
 import numpy as np, torch
 from fastcore.basics import patch
 
 # %% ../nbs/api/57_export.ipynb #19c195fc
-from .metadata import atomic, pd
+from .metadata import atomic, pd, together
 from .volume import Volume, _same_box, trim_series
 from .cxc import play_morph, play_series, recorded, side_by_side, write_cxc
 from .surface import FILMS, movie_kind, surface, write_movie
@@ -59,10 +58,8 @@ def export_maps(maps, out,               # an iterable of `Volume`s of one box; 
     if movie: movie_kind(f'{stem}{movie}')
     if not fps > 0: raise ValueError(f'a film has a positive number of pictures a second, found fps={fps}')
     out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix='.', dir=out) as tmp:          # a series is there whole, or as it was
-        paths, half, levels = _series(maps, Path(tmp), stem, level, colours)
-        paths = [p.replace(out/p.name) for p in paths]
+    with together(out) as tmp: paths, half, levels = _series(maps, tmp, stem, level, colours)
+    paths = [out/p.name for p in paths]
     trim_series(out, stem, len(paths))
     for kind in FILMS: (out/f'{stem}{kind}').unlink(missing_ok=True)
     level, n = levels[0] if level is None else level, len(paths)

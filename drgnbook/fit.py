@@ -169,9 +169,8 @@ def _halves(ps, out, z, where, **words):
     half = halves_of(ps).numpy()
     if len(np.unique(half)) < 2: raise ValueError(f'all {len(ps)} particles are in one half: select some of both, or drop the column of half-sets')
     folder = _new_folder(out, ps)
-    runs = tuple(fit(ps[half == h], z=z if isinstance(z, str) else z[half == h], out=folder/f'half{h}', where=where or 'here', **words) for h in (0, 1))
-    write_array(folder/'half.npy', half.astype(np.int8))
-    return runs
+    write_array(folder/'half.npy', half.astype(np.int8))          # first: what is trained when something stops it can be opened
+    return tuple(fit(ps[half == h], z=z if isinstance(z, str) else z[half == h], out=folder/f'half{h}', where=where or 'here', **words) for h in (0, 1))
 
 def _defaults(o, device, N):
     "What depends on the device and on z: a processor is best with small steps, a card with large ones and half precision; where z is still to be learnt, steps should not become few, and no map should be given away."

@@ -23,7 +23,7 @@ from .run import Run, RunError
 from .train import encode
 from .fit import fit
 from .landscape import kmeans
-from .scores import canonical_correlations, information_imbalance, shared_neighbours
+from .scores import canonical_correlations, information_imbalance, neighbour_similarity, shared_neighbours
 from .validate import fsc_area
 
 # %% ../nbs/api/58_halves.ipynb #7d4a652a
@@ -56,6 +56,8 @@ class Halves:
         "Open the folder of `halves`, or of `fit(halves=True)`."
         folder = Path(folder)
         if not (folder/'half.npy').exists(): raise FileNotFoundError(f'{folder} holds no half-sets (no half.npy): give the out= of halves or of fit(halves=True)')
+        for h in (0, 1):
+            if not (folder/f'half{h}/config.json').exists(): raise FileNotFoundError(f"{folder}: half {h} was never begun; train it as the other was, fit(ps[np.load('{folder}/half.npy') == {h}], out='{folder}/half{h}', ...)")
         return cls(folder, np.load(folder/'half.npy'), tuple(Run.load(folder/f'half{h}', device) for h in (0, 1)))
 
     @cached_property
@@ -77,6 +79,7 @@ def halves(ps: Particles, out,            # a folder; the runs are in half0/ and
 def _match(a, b, q, seed):
     "Groups of particles that lie together in both spaces: their mean `z` in each, `(q, zdim)`, and their sizes."
     side = np.hstack([(z - z.mean(0))/np.sqrt(max(z.var(0).sum(), 1e-30)) for z in (a.astype(np.float64), b.astype(np.float64))])
+    if q < 1: raise ValueError(f'one point at least is matched, found q={q}')
     labels = kmeans(side, q, seed)[0]
     return [np.stack([z[labels == l].mean(0) for l in range(q)]) for z in (a, b)], np.bincount(labels, minlength=q)
 
@@ -91,15 +94,12 @@ def _maps(runs, points, n, mask):
     others = (area.sum(0) + area.sum(1) - 2*area.diagonal())/max(2*q - 2, 1)
     return pd.DataFrame([{'particles': n[i], 'Å at 0.143': angstrom(i, .143), 'Å at 0.5': angstrom(i, .5), 'area': area[i, i], 'area, others': others[i] if q > 1 else np.nan} for i in range(q)])
 
-def _common(a, b, k):
-    "The share of each particle's `k` neighbours that are so in both spaces, `(N,)`."
-    return (shared_neighbours(a, b, k) + shared_neighbours(b, a, k))/2
-
 def _spaces(a, b):
     "How far two spaces say the same of the same particles."
     (one, two), k = information_imbalance(a, b), max(1, len(a)//20)
+    common = (neighbour_similarity(a, b, k, 5000) + neighbour_similarity(b, a, k, 5000))/2
     r = {f'canonical correlation {j + 1}': x for j, x in enumerate(canonical_correlations(a, b))}
-    return pd.Series({**r, f'neighbours in common, of {k}': _common(a, b, k).mean(), 'information imbalance, 0 → 1': one, 'information imbalance, 1 → 0': two})
+    return pd.Series({**r, f'neighbours in common, of {k}': common, 'information imbalance, 0 → 1': one, 'information imbalance, 1 → 0': two})
 
 @patch
 def match(self: Halves, q=6, seed=0):      # number of points
@@ -117,9 +117,11 @@ def agreement(self: Halves) -> 'pd.Series':
     return _spaces(*self.z)
 
 @patch
-def per_particle(self: Halves, k=None) -> np.ndarray:      # neighbours; a twentieth of the particles if None, so that chance is 0.05
-    "How far two models agree about each particle, `(N,)`: the share of its neighbours in one space that are its neighbours in the other."
-    return _common(*self.z, k or max(1, len(self.half)//20))
+def per_particle(self: Halves, k=None) -> np.ndarray:      # neighbours; a twentieth of the particles if None, 500 at most
+    "How far two models agree about each particle, `(N,)`: the share of its `k` neighbours in one space that are its neighbours in the other, `k/N` by chance."
+    a, b = self.z
+    k = k or min(500, max(1, len(a)//20))
+    return (shared_neighbours(a, b, k) + shared_neighbours(b, a, k))/2
 
 # %% ../nbs/api/58_halves.ipynb #e14f084e
 def _same_images(a, b, common):

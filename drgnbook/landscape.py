@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np, torch
 
 # %% ../nbs/api/50_landscape.ipynb #acf8a9cb
-from .metadata import atomic
+from .metadata import atomic, together
 from .volume import figure, trim_series
 from .particles import progress
 from .foreign import Run      # that opens cryoDRGN's folders too
@@ -231,18 +231,17 @@ class Landscape:
 
 def _write(found, out, D, pcs):
     "The files of a landscape; maps of one before, of more groups or components, go."
-    out.mkdir(parents=True, exist_ok=True)
     run, z = found.run, found.run.z
-    with atomic(out/'landscape.npz') as tmp: np.savez(tmp, z=z, umap=found.umap, pca=found.pca.coords, labels=found.labels, centres=found.centres)
-    for j, v in enumerate(found.volumes): v.save(out/f'kmeans_{j:02d}.mrc')
-    trim_series(out, 'kmeans', len(found.volumes))
-    for c in range(z.shape[1]):
-        maps = run.volumes(z[pc_path(z, c)], D) if c < pcs and found.volumes else []
-        for j, v in enumerate(maps): v.save(out/f'pc{c + 1}_{j}.mrc')
-        trim_series(out, f'pc{c + 1}', len(maps), 1)
+    walks = {f'pc{c + 1}': run.volumes(z[pc_path(z, c)], D) if c < pcs and found.volumes else [] for c in range(z.shape[1])}
     pictures = {'umap': found.show()} | ({'kmeans': show_volumes(found.volumes)} if found.volumes else {})
-    for name, fig in pictures.items():
-        with atomic(out/f'{name}.png') as tmp: fig.savefig(tmp)
+    with together(out) as tmp:
+        np.savez(tmp/'landscape.npz', z=z, umap=found.umap, pca=found.pca.coords, labels=found.labels, centres=found.centres)
+        for j, v in enumerate(found.volumes): v.save(tmp/f'kmeans_{j:02d}.mrc')
+        for name, maps in walks.items():
+            for j, v in enumerate(maps): v.save(tmp/f'{name}_{j}.mrc')
+        for name, fig in pictures.items(): fig.savefig(tmp/f'{name}.png')
+    trim_series(out, 'kmeans', len(found.volumes))
+    for name, maps in walks.items(): trim_series(out, name, len(maps), 1)
 
 def analyse(run: Run, k=20,              # k-means groups
             pcs=2,                       # components to walk along

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from fastcore.basics import patch
 
 # %% ../nbs/api/36_model.ipynb #0d0ba6e2
-from .fourier import Lattice, shift
+from .fourier import Lattice, exact, shift
 from .pose import Pose
 from .forward import render, misfit
 from .data import Data, spectra
@@ -27,7 +27,7 @@ from .basis import Basis, Residual
 def sampling(lattice: Lattice, fraction: float) -> Float[Tensor,'n']:
     "The probability of each coefficient to be in a step: `min(1, c/|k|)`, summing to a whole number, `fraction · n`."
     n = len(lattice)
-    m, falling = max(1, round(fraction*n)), 1/lattice.radius.cpu().double()      # MPS knows no float64
+    m, falling = max(1, round(fraction*n)), 1/exact(lattice.radius).cpu()
     lo, hi = 0., float(lattice.radius.max())
     for _ in range(60):
         c = (lo + hi)/2

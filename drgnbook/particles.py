@@ -17,7 +17,7 @@ from jaxtyping import Float, Complex
 from fastcore.basics import patch, patch_to
 
 # %% ../nbs/api/21_particles.ipynb #c43bb8b3
-from .fourier import Lattice, fourier_crop, shell_mean
+from .fourier import Lattice, exact, fourier_crop, shell_mean
 from .pose import Pose
 from .ctf import CTF
 from .volume import figure, soft_edge
@@ -183,7 +183,7 @@ def _warn_dark(dark, path):
 @patch
 def with_poses(self: Particles, pose: Pose) -> Particles:
     "The same particles with other poses."
-    return replace(self, md=self.md.with_poses(pose.R.double().cpu().numpy(), pose.t.double().cpu().numpy()))
+    return replace(self, md=self.md.with_poses(exact(pose.R).cpu().numpy(), exact(pose.t).cpu().numpy()))
 
 # %% ../nbs/api/21_particles.ipynb #e22248e3
 def chunks(n, each, budget=2**27):      # bytes of one, and of working memory

@@ -186,5 +186,7 @@ def suspects(run: Run,
     t = pd.DataFrame(dict(zscore=zscore(z), agreement=seen/np.nanmedian(seen) if np.isfinite(seen).any() else seen, reach=reach/max(np.median(reach), 1e-30), excess=_deviations(loss)))
     signs = dict(far=(t.zscore > far, 'z lies far out (z-score {:.1f})', t.zscore), faint=(t.agreement < faint, 'little of the mean map ({:.2f} of the usual)', t.agreement),
                  alone=(t.reach > alone, 'no near neighbours ({:.1f} times the usual distance)', t.reach), lossy=(t.excess > lossy, 'badly explained (loss {:.1f} deviations above the usual)', t.excess))
-    words = [np.where(m, [say.format(x) for x in value], '') for m, say, value in signs.values()]
+    words = np.full((len(signs), len(z)), '', object)
+    for row, (m, say, value) in zip(words, signs.values()):
+        for i in np.flatnonzero(m): row[i] = say.format(value[i])
     return t.assign(**{name: m for name, (m, *_) in signs.items()}, reason=['; '.join(filter(None, row)) for row in zip(*words)])

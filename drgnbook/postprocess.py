@@ -14,7 +14,7 @@ from torch import Tensor
 from jaxtyping import Float
 
 # %% ../nbs/api/37_postprocess.ipynb #dc112b40
-from .fourier import ft, ift, shell_mean
+from .fourier import exact, ft, ift, shell_mean
 from .volume import Volume, distance, figure, fsc, mask_of, radius, resolution, sphere_mask
 from .reconstruct import Reconstruction
 
@@ -79,7 +79,7 @@ def fit_bfactor(v: Volume, curve: Float[Tensor,'s'],
     x, y = guinier(v, curve, mask)
     keep = (x.sqrt() >= 1/coarse) & (torch.arange(len(x), device=x.device) <= resolution(curve, .143)) & (y > -40)
     if keep.sum() < 4: return None
-    x, y = x[keep].double(), y[keep].double()
+    x, y = exact(x[keep]), exact(y[keep])
     return -4*float(((x - x.mean())*(y - y.mean())).sum()/(x - x.mean()).square().sum())
 
 def sharpen(v: Volume, B: float,                 # Å²; positive sharpens
@@ -154,8 +154,7 @@ def postprocess(rec,                       # a `Reconstruction`, or two half-map
     mean = (halves[0] + halves[1])*.5
     mask = auto_mask(mean) if mask is None else mask_of(mask, mean.D, mean.apix).to(mean.data)
     curves = gold_standard(halves, mask)
-    found = fit_bfactor(mean, curves.corrected, mask) if B is None else float(B)
-    found = max(0., found or 0.)            # a map that rises is not dulled
+    found = max(0., fit_bfactor(mean, curves.corrected, mask) or 0.) if B is None else float(B)      # a map that rises is not dulled, unless asked for
     return Postprocessed(sharpen(mean, found, curves.corrected), mask, curves, found, local_resolution(halves, mask) if local else None, guinier(mean, curves.corrected, mask))
 
 # %% ../nbs/api/37_postprocess.ipynb #2801dbd5

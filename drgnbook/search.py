@@ -14,7 +14,7 @@ from torch import Tensor
 from jaxtyping import Float, Complex, Int, Bool
 
 # %% ../nbs/api/32_search.ipynb #d8a760e2
-from .fourier import ft, shift
+from .fourier import exact, ft, shift
 from .pose import Pose
 from .hopf import hopf_children, hopf_grid, shift_grid
 from .cores import affine
@@ -153,7 +153,7 @@ def polish(v: Seen, slicer: Slicer, pose: Pose, steps=4):
 
 def spread(H: Float[Tensor,'b 5 5']):
     "Standard deviations of a pose, turn (degrees, all three axes) and shift (Å), by the curvature (Cramér–Rao); they know of noise, not of a wrong hill."
-    var = torch.linalg.inv(H.double() + torch.eye(5, device=H.device, dtype=torch.double)*1e-6).diagonal(dim1=1, dim2=2).clamp(min=0).float()
+    var = torch.linalg.inv(exact(H) + exact(torch.eye(5, device=H.device))*1e-6).diagonal(dim1=1, dim2=2).clamp(min=0).float().to(H.device)
     return torch.rad2deg(var[:, :3].sum(1).sqrt()), var[:, 3:].sum(1).sqrt()
 
 # %% ../nbs/api/32_search.ipynb #dc9477db

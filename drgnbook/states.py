@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np, torch
 
 # %% ../nbs/api/55_states.ipynb #0e091d1b
-from .metadata import pd, write_array
+from .metadata import pd, together, write_array
 from .volume import Volume, figure, mask_of, trim_series
 from .particles import progress
 from .run import Run
@@ -28,9 +28,10 @@ def sketch(run: Run, n=500,              # maps; fewer where there are fewer par
     some = np.arange(len(z)) if len(z) <= most else np.sort(np.random.default_rng(seed).choice(len(z), most, replace=False))
     at = np.unique(some[kmeans(z[some], min(n, len(some)), seed)[1]])
     files = [out/f'vol_{i:03d}.mrc' for i in range(len(at))]
-    for v, path in progress(zip(run.stream(z[at], D), files), 'decoding maps', total=len(at)): v.save(path)
+    with together(out) as tmp:
+        for v, path in progress(zip(run.stream(z[at], D), files), 'decoding maps', total=len(at)): v.save(tmp/path.name)
+        write_array(tmp/'particles.npy', at)
     trim_series(out, 'vol', len(at), 3)
-    write_array(out/'particles.npy', at)
     return at, files
 
 # %% ../nbs/api/55_states.ipynb #e41f8b30
@@ -70,13 +71,14 @@ def volume_space(maps,                # files, or `Volume`s, in a list: they are
     mean, sd = _moments(maps)
     inside = (mean + sd).mask(dilate=mean.apix, edge=mean.apix) > .5 if mask is None else mask_of(mask, mean.D, mean.apix) > .5
     if not inside.any(): raise ValueError('the mask is empty')
-    x = np.stack([(v.data - mean.data)[inside].numpy() for _, v in _each(maps, [])])
+    x = np.empty((len(maps), int(inside.sum())), np.float32)
+    for row, (_, v) in zip(x, _each(maps, [])): row[:] = (v.data - mean.data)[inside]
     if len(x) < 3: raise ValueError(f'three maps at least are needed, found {len(x)}')
     val, vec = np.linalg.eigh((x @ x.T).astype(np.float64))          # as many as maps, not as voxels; float32 sees a millionth
     keep = np.argsort(-val)[:min(p, len(x) - 1)]
     keep = keep[val[keep] > 1e-6*val.max()]
     s = np.sqrt(val[keep])
-    return VolumeSpace(vec[:, keep]*s, val[keep]/val.sum(), mean, sd, inside.numpy(), (vec[:, keep].T @ x)/s[:, None])
+    return VolumeSpace(vec[:, keep]*s, val[keep]/val.sum(), mean, sd, inside.numpy(), (vec[:, keep]/s).T.astype(x.dtype) @ x)
 
 # %% ../nbs/api/55_states.ipynb #5dc21a68
 def place(z, at, coords,             # (N, zdim); (q,) particles that have maps; (q, p) places of those maps
@@ -160,9 +162,12 @@ def dense(where, least=10,           # (N, p) places of particles; fewest partic
     return rank[found] if len(some) == len(where) else rank[found][cKDTree(some).query(where)[1]]
 
 def _of_maps(state, at, where, coords):
-    "The state of each map of a sketch: its particle's; a state that the sketch has missed takes the nearest map."
+    "The state of each map of a sketch: its particle's; a state that the sketch has missed takes the nearest map that its own state can spare."
     labels = state[at]
-    for s in np.setdiff1d(state[state >= 0], labels): labels[_closest(where[state == s].mean(0), coords)] = s
+    for s in np.setdiff1d(state[state >= 0], labels):
+        spare = np.flatnonzero((labels < 0) | (np.bincount(labels + 1)[labels + 1] > 1))
+        if not len(spare): raise ValueError(f'{len(at)} maps are too few for {state.max() + 1} states: make a larger sketch, n=, or ask for larger states, states=')
+        labels[spare[_closest(where[state == s].mean(0), coords[spare])]] = s
     return labels
 
 def _possible(run, n, D, states, method, mask):

@@ -12,7 +12,7 @@ from torch import Tensor
 from jaxtyping import Float
 
 # %% ../nbs/api/34_subspace.ipynb #af97dd06
-from .fourier import fourier_crop, ft, ift, shell_mean, shift
+from .fourier import exact, fourier_crop, ft, ift, shell_mean, shift
 from .pose import Pose
 from .volume import Volume, radius, sphere_mask
 from .forward import corners, seam
@@ -205,10 +205,10 @@ def _turn(maps, F, z, a, votes, lattice):
 # %% ../nbs/api/34_subspace.ipynb #4043f112
 def _whitened(z, votes):
     "Coordinates of mean 0 and unit covariance."
-    w = (votes/votes.sum())[:, None].double()
-    c = z.double() - (z*w).sum(0)
-    root = torch.linalg.cholesky((c*w).T @ c + 1e-9*torch.eye(z.shape[1], device=z.device)*(c*c*w).sum())
-    return torch.linalg.solve_triangular(root, c.T, upper=False).T.float()
+    w, x = exact((votes/votes.sum())[:, None]), exact(z)
+    c = x - (x*w).sum(0)
+    root = torch.linalg.cholesky((c*w).T @ c + 1e-9*torch.eye(c.shape[1], device=c.device)*(c*c*w).sum())
+    return torch.linalg.solve_triangular(root, c.T, upper=False).T.float().to(z.device)
 
 def _spanned(data, pose, y, votes, band, size, mask):
     "The maps that known coordinates span."

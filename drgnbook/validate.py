@@ -107,8 +107,8 @@ def _map_rows(z, volumes, truth, images, mask):
         s = map_scores(volumes(zs), true, mask)
         return {f'FSC area, {what}, mean': s.area.mean(), f'FSC area, {what}, median': s.area.median(), f'px at FSC = 0.5, {what}, mean': s.px.mean(), f'px at FSC = 0.5, {what}, median': s.px.median()}
     names, groups, one = zip(*_places(truth))
-    yield row('per conformation', np.stack([z[g].mean(0) for g in groups]), [truth.map(i) for i in one])
-    if len(images): yield row(f'{len(images)} images', z[images], [truth.map(i) for i in images])
+    yield row('per conformation', np.stack([z[g].mean(0) for g in groups]), (truth.map(i) for i in one))
+    if len(images): yield row(f'{len(images)} images', z[images], (truth.map(i) for i in images))
 
 def _latent_rows(z, truth, seed=0):
     "Rows of labels and coordinates, junk left out."
@@ -129,6 +129,7 @@ def _latent_rows(z, truth, seed=0):
 
 def _best(name, D):
     "The value of a perfect result."
+    name = name.split(', ')[0]          # what follows may be the name of a state
     return fsc_ceiling(D) if 'area' in name else 2*D/(D - 2) if name.startswith('px') else 0. if any(w in name for w in ('imbalance', 'rotation', 'Frobenius', 'shift')) else np.nan if name == 'mirrored' else 1.
 
 def score(z, volumes, truth: Truth,      # (N, zdim); from rows of z to maps
@@ -152,10 +153,10 @@ def validate(run: Run, truth=None,          # a `Truth`, or the folder of the si
              mask=None) -> 'pd.DataFrame':
     "A run against the truth: a row a score. With `evidence`, a column of the maps from particles, of so many images."
     truth = truth if isinstance(truth, Truth) else truth_of(run, truth, source, period)
-    table = score(run.z, run.volumes, truth, images, mask, run.pose if run.options['pose'] != 'given' else None)
+    table = score(run.z, run.stream, truth, images, mask, run.pose if run.options['pose'] != 'given' else None)
     if not truth.mapped: warnings.warn('the maps are not scored: the molecule moves, and the true map of a particle is made from source=, the molecule that was simulated', stacklevel=2)
     if not evidence or not truth.mapped: return table
-    maps = lambda zs: [run.evidence(z).volume for z in progress(zs, 'maps from particles')]
+    maps = lambda zs: (run.evidence(z).volume for z in progress(zs, 'maps from particles'))
     rows = {}
     good = np.flatnonzero(~truth.table.junk)
     for r in _map_rows(run.z, maps, truth, good[np.linspace(0, len(good) - 1, evidence).round().astype(int)], mask): rows.update(r)

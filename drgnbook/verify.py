@@ -36,7 +36,8 @@ def draw_sample(ps: Particles, n=2000, rings=16) -> Sample:
     i = np.sort(np.random.default_rng(0).permutation(len(ps))[:n])
     ps, r = ps[i], min(rings, ps.D//2 - 1)
     lattice = Lattice(2*r + 2, ps.apix*ps.D/(2*r + 2), r)
-    parts = [ps.cache()[rows][:, :len(lattice)] for rows in np.array_split(ps.rows, -(-len(ps)//200))]
+    cache = ps.cache()
+    parts = [cache[rows][:, :len(lattice)] for rows in np.array_split(ps.rows, -(-len(ps)//200))]
     return Sample(lattice, torch.cat(parts)*ps.signs[:, None], ps.pose, ps.ctf, halves_of(ps))
 
 def explained(s: Sample, pose: Pose, ctf: Float[Tensor,'b n']):

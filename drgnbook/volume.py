@@ -16,7 +16,7 @@ from jaxtyping import Float
 from fastcore.basics import patch, patch_to
 
 # %% ../nbs/api/12_volume.ipynb #5ee89967
-from .fourier import ft, ift, fourier_crop, shell_sum
+from .fourier import exact, ft, ift, fourier_crop, shell_sum
 from .metadata import atomic
 
 # %% ../nbs/api/12_volume.ipynb #ce09c897
@@ -157,6 +157,7 @@ def radius(D, device='cpu'):
 @patch
 def filter(self: Volume, gain) -> Volume:      # gain: from |k| in cycles a box to a factor
     "Multiply the transform by a radial function."
+    if self.D % 2: raise ValueError(f'{self.D} px are an odd box, which has no middle voxel to turn about in Fourier space: pad it by one')
     return replace(self, data=ift(ft(self.data, 3)*gain(radius(self.D, self.data.device)), 3))
 
 @patch
@@ -217,10 +218,11 @@ def fsc(a: Volume, b: Volume,
     "Fourier shell correlation (Harauz & van Heel 1986)."
     m = 1 if mask is None else mask_of(mask, a.D, a.apix).to(a.data)
     f, g = (ft(x.data*m, 3) for x in (a, _same_box(a, b)))
-    shell, s = radius(a.D, f.device).round().long(), a.D//2
-    twice = torch.full((s + 1,), 2., device=f.device); twice[[0, -1]] = 1.      # the kx = 0 plane holds both halves
-    add = lambda x: shell_sum((x*twice).flatten().double(), shell.flatten().clamp(max=s), s + 1)[:s]
-    return (add((f*g.conj()).real)/(add(f.abs()**2)*add(g.abs()**2)).sqrt().clamp(min=1e-30)).float()
+    s = a.D//2
+    shell, twice = radius(a.D, f.device).round().long().clamp(max=s).flatten(), torch.full((s + 1,), 2., device=f.device)
+    twice[[0, -1]] = 1.      # the kx = 0 plane holds both halves
+    add = lambda x: shell_sum(y := exact((x*twice).flatten()), shell.to(y.device), s + 1)[:s]
+    return (add((f*g.conj()).real)/(add(f.abs()**2)*add(g.abs()**2)).sqrt().clamp(min=1e-30)).float().to(f.device)
 
 Volume.fsc = fsc
 
