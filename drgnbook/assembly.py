@@ -7,6 +7,7 @@ __all__ = ['Assembly', 'large_subunit', 'model_mask', 'read_dcd', 'superpose', '
 
 # %% ../nbs/api/22_assembly.ipynb #3fa7a6b5
 import math
+from collections import Counter
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -188,6 +189,8 @@ def from_atoms(cls, paths,                # mmCIF or PDB, one file or several (t
               ) -> Assembly:
     "An assembly of atomic models; a block is a chain, named `A`, or `file_A` if there are several files."
     paths = [paths] if isinstance(paths, (str, Path)) else list(paths)
+    twice = [s for s, n in Counter(Path(p).stem for p in paths).items() if n > 1]
+    if twice: raise ValueError(f'{len(paths)} files of a model, and more than one is called {twice[0]}: their chains could not be told apart; rename one')
     xyz, Z, chain, residue = zip(*map(_atoms, paths))
     chain = np.concatenate([np.char.add(f'{Path(p).stem}_' if len(paths) > 1 else '', c) for p, c in zip(paths, chain)])
     names, block = np.unique(chain, return_inverse=True)

@@ -326,6 +326,7 @@ def convergence(run: Run, every: int = 1,      # epochs between two that are com
                ) -> Convergence:
     "The four signs of Box 1 over the epochs that a run has kept."
     if every < 1: raise ValueError(f'every is a number of epochs, 1 or more, found {every}')
+    if not run.mapped: raise RunError(f'{run!r} has no maps to compare: its losses are in run.history')
     last_checkpoint(run)                       # says if there is none
     if not (epochs := run.epochs[::-every][::-1]): raise RunError(f'{run.folder} has not finished its first epoch: wait for it, or run.resume()')
     N = run.config['N']

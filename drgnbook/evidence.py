@@ -66,7 +66,7 @@ def _nearest_first(run, z):
     if len(z) != every.shape[1]: raise ValueError(f"z has {len(z)} numbers, the run's zdim is {every.shape[1]}: pass one point, such as run.z[0]")
     if not np.isfinite(z).all(): raise ValueError('z holds a number that is not finite')
     distance = np.linalg.norm(every - z, axis=1)
-    order, spread = distance.argsort(kind='stable'), np.sqrt(every.var(0).sum())
+    order, spread = distance.argsort(kind='stable'), np.sqrt(np.nanvar(every, 0).sum())
     near = distance[order[:10]].max()
     if len(every) > 10 and near > 2*spread: raise ValueError(f'no particles are near this z: the tenth is {near:.3g} away, and all {len(every):,} spread over {spread:.3g}; pass a point among them, such as run.z[0]')
     return order, distance[order]

@@ -500,6 +500,7 @@ def _along(z, way, anchors, n):
 @patch
 def walk(self: Explore, anchors=(), n=24, way='straight'):      # particles, two or more; none to end it; 'straight', 'neighbours', 'density', or 'PC 1' ..., which needs no anchors
     "Lay a path through particles; `ex.path` holds its points in latent space."
+    if lost := [a for a in anchors if not 0 <= a < len(self.known.ok)]: raise ValueError(f'no particle {lost[0]}: they are numbered 0 to {len(self.known.ok) - 1:,}')
     if len(anchors) and not self.known.ok[anchors].all(): raise ValueError('an anchor of a path has no finite z')
     i = np.flatnonzero(self.known.ok)
     self.path = _along(self.latent[i], way, np.searchsorted(i, np.asarray(anchors, int)), n)

@@ -53,15 +53,22 @@ def export_maps(maps, out,               # an iterable of `Volume`s of one box; 
                 movie=None,              # '.gif'; '.mp4' or '.webm' with `pip install drgnbook[movie]`
                 level=None,              # density of the surface where maps move; None: 3 σ above the mean of the first
                 colours=None,            # '#rrggbb' of each map beside the others
-                colour='#8fb7dd', fps=10, px=320) -> list:
+                colour='#8fb7dd', fps=10, px=320,
+                table=None) -> list:     # of what each map is, a row a map: written as `STEM.csv`
     "Write maps (MRC), scripts for ChimeraX, and a movie; returns the paths."
     if movie: movie_kind(f'{stem}{movie}')
+    from matplotlib.colors import to_hex
+    colour = to_hex(colour)
+    if px < 1: raise ValueError(f'a film is some pixels wide, found px={px}')
     if not fps > 0: raise ValueError(f'a film has a positive number of pictures a second, found fps={fps}')
     out = Path(out)
-    with together(out) as tmp: paths, half, levels = _series(maps, tmp, stem, level, colours)
-    paths = [out/p.name for p in paths]
+    with together(out) as tmp:                                # film and maps are of one call
+        paths, half, levels = _series(maps, tmp, stem, level, colours)
+        film = [write_movie(_film(paths, levels[0] if level is None else level, half, px, colour), tmp/f'{stem}{movie}', fps)] if movie else []
+        if table is not None: table.assign(map=[p.name for p in paths])[['map', *table]].to_csv(tmp/f'{stem}.csv', index=False)
+        for kind in FILMS: (out/f'{stem}{kind}').unlink(missing_ok=True)
+    paths, film = ([out/p.name for p in x] for x in (paths, film))
     trim_series(out, stem, len(paths))
-    for kind in FILMS: (out/f'{stem}{kind}').unlink(missing_ok=True)
     level, n = levels[0] if level is None else level, len(paths)
     scripts = dict(beside=side_by_side(paths, out, levels, colours or [PALETTE[i % 8] for i in range(n)]))
     if n > 1:
@@ -69,7 +76,7 @@ def export_maps(maps, out,               # an iterable of `Volume`s of one box; 
         scripts['film'] = recorded(morph, out/f'{stem}_chimerax.mp4', out, 20*(n - 1))
     for name in {'series', 'morph', 'film'} - scripts.keys(): (out/f'{stem}_{name}.cxc').unlink(missing_ok=True)      # of maps that are gone
     done = [*paths, *(write_cxc(out/f'{stem}_{name}.cxc', lines) for name, lines in scripts.items())]
-    return done + ([write_movie(_film(paths, level, half, px, colour), out/f'{stem}{movie}', fps)] if movie else [])
+    return [*done, *film, *([] if table is None else [out/f'{stem}.csv'])]
 
 def export_path(run: Run, path,          # points `(m, zdim)`, or points and particles as `paths` gives them
                 out,                     # folder
@@ -81,11 +88,8 @@ def export_path(run: Run, path,          # points `(m, zdim)`, or points and par
     points = np.atleast_2d(np.asarray(points, np.float32))
     if not points.size or not np.isfinite(points).all(): raise ValueError(f'a path is finite points (m, {run.options["zdim"]}), found {"none" if not points.size else "some that are not finite"}')
     if points.shape[1] != run.options['zdim']: raise ValueError(f"a point of this path has {points.shape[1]} coordinates, the run's zdim is {run.options['zdim']}")
-    maps = progress(run.stream(points, D), 'maps', total=len(points))
-    done = export_maps(maps, out, 'path', movie, **kw)
-    table = pd.DataFrame({'map': [p.name for p in done[:len(points)]], **({} if who is None else {'particle': who}), **{f'z{j + 1}': x for j, x in enumerate(points.T)}})
-    with atomic(Path(out)/'path.csv') as f: table.to_csv(f, index=False)
-    return [*done, Path(out)/'path.csv']
+    table = pd.DataFrame({**({} if who is None else {'particle': who}), **{f'z{j + 1}': x for j, x in enumerate(points.T)}})
+    return export_maps(progress(run.stream(points, D), 'maps', total=len(points)), out, 'path', movie, table=table, **kw)
 
 # %% ../nbs/api/57_export.ipynb #f3ab1e04
 @patch

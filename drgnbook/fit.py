@@ -20,7 +20,7 @@ from .fourier import Lattice
 from .pose import point_group
 from .metadata import write_array, write_json
 from .volume import Volume
-from .particles import Particles
+from .particles import Particles, _put
 from .reconstruct import halves_of
 from .abinitio import check_search
 from .model import Model
@@ -137,7 +137,7 @@ def _new_folder(out, ps):
     free = (p for n in range(1, 10**6) if not (p := Path('runs')/f'{stem}_{n:03d}').exists())
     folder = Path(out) if out else next(free)
     if folder.exists() and any(folder.iterdir()):
-        raise FileExistsError(f"{folder} is not empty: give out= another folder" + (f", or go on with Run.load('{folder}').resume()" if (folder/'config.json').exists() else ''))
+        raise FileExistsError(f"{folder} is not empty: give out= another folder" + (f", or go on with Run.load('{folder}').resume()" if (folder/'config.json').exists() else f", or open it with Halves.load('{folder}')" if (folder/'half.npy').exists() else ''))
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
@@ -150,6 +150,7 @@ def _check(ps, o):
     if o['precision'] not in ('float32', 'bfloat16', 'float16'): raise ValueError(f"precision is 'float32', 'bfloat16' or 'float16', found {o['precision']!r}")
     for name in ('epochs', 'batch_size', 'lr', 'width', 'keep_every'):
         if not o[name] > 0: raise ValueError(f'{name} must be positive, found {o[name]}')
+        if name != 'lr' and o[name] != int(o[name]): raise ValueError(f'{name} is a whole number, found {o[name]}')
     if isinstance(o['z'], str) and o['z'] == 'subspace' and o['zdim'] >= len(ps): raise ValueError(f"a subspace of {o['zdim']} dimensions needs more than {o['zdim']} particles, found {len(ps)}")
     how = str(o['pose']).removesuffix('+table')
     if how in ('search', 'refine'): point_group(o['symmetry']), check_search(ps, o['reach'])
@@ -164,13 +165,16 @@ def _focus(mask, ps, o):
     if not 0 <= v.data.min() < v.data.max() <= 1: raise ValueError(f'a mask runs from 0 to 1, found {v.data.min():.3g} to {v.data.max():.3g}: clamp it, or make one of a map with .mask')
     return v
 
-def _halves(ps, out, z, where, **words):
+def _halves(ps, out, o, z, where, **words):
     "A run of each half of the particles, in `half0` and `half1`; `half.npy` tells which one a particle is in."
     half = halves_of(ps).numpy()
     if len(np.unique(half)) < 2: raise ValueError(f'all {len(ps)} particles are in one half: select some of both, or drop the column of half-sets')
+    for h in (0, 1): _check(ps[half == h], o)
     folder = _new_folder(out, ps)
     write_array(folder/'half.npy', half.astype(np.int8))          # first: what is trained when something stops it can be opened
-    return tuple(fit(ps[half == h], z=z if isinstance(z, str) else z[half == h], out=folder/f'half{h}', where=where or 'here', **words) for h in (0, 1))
+    one = lambda h: fit(ps[half == h], z=z if isinstance(z, str) else z[half == h], out=folder/f'half{h}', where=where or 'here', **words)
+    first = one(0)
+    return (first,) if first.state.startswith('stopped') else (first, one(1))
 
 def _defaults(o, device, N):
     "What depends on the device and on z: a processor is best with small steps, a card with large ones and half precision; where z is still to be learnt, steps should not become few, and no map should be given away."
@@ -237,6 +241,7 @@ def fit(ps: Particles,
     if not isinstance(z, str):
         z = np.asarray(z, dtype=np.float32)
         if z.shape != (len(ps), zdim): raise ValueError(f'z has the shape {z.shape}, expected {(len(ps), zdim)}: a row a particle, zdim columns')
+        if not np.isfinite(z).all(): raise ValueError(f'z holds a number that is not finite, first in row {int((~np.isfinite(z)).any(1).argmax())}: leave those particles out')
         o['z'] = 'given'
     lattice = Lattice(ps.D, ps.apix)
     m = max(1, lattice.upto(encoder_res or 4*ps.apix*2)) if o['z'] == 'encoder' and zdim else 0
@@ -244,11 +249,11 @@ def fit(ps: Particles,
     config = dict(version=1, N=len(ps), D=ps.D, apix=ps.apix, m=m, particles=name, where=ps.where, contrast='white' if ps.sign > 0 else 'dark', options=o)
     Model(config)      # a wrong word is found here, before there is a folder
     if mask is not None: mask = _focus(mask, ps, o)
-    if halves: return _halves(ps, out, **dict(words, z=z, mask=mask))
+    if halves: return _halves(ps, out, o, **dict(words, z=z, mask=mask))
     folder = _new_folder(out, ps)
     if mask is not None: mask.save(folder/'mask.mrc')
     if o['z'] == 'given': write_array(folder/'z_given.npy', z)
-    ps.write(folder/name)
+    _put(ps, folder/name)
     write_json(folder/'config.json', config)
     job = dict(cluster=cluster, nodes=nodes, gpus=gpus, partition=partition, hours=hours) if cluster else {}
     return Run.load(folder, device).resume(devices=devices, where=where, **job)

@@ -89,6 +89,12 @@ def _find(source, path):
     places = [source/path, source/Path(path).name, source.parent/Path(path).name] if path else []
     return next((p for p in places if p.exists()), None)
 
+def _selected(source, d):
+    "The file of the particles that were chosen; None if all were."
+    path = _find(source, d.get('ind'))
+    if path is None and d.get('ind'): raise FileNotFoundError(f'the selection of {source} is no longer at {d["ind"]}: put it (or a link) beside it')
+    return path
+
 def _apix(source, ctf, D):
     "The pixel size of the images trained on, Å, by the CTFs."
     path = _find(source, ctf)
@@ -158,7 +164,7 @@ class CryodrgnRun(Run):
         c, d = self.config, self.config['cryodrgn']['dataset_args']
         path = _find(self.source, c['particles'])
         if path is None: raise FileNotFoundError(f'the particles of {self.source} are no longer at {c["particles"]}: put them (or a link) beside it')
-        ps = Particles.read(path, d.get('datadir'), c['contrast'], 'centred' if path.suffix in ('.star', '.cs') else None, ctf=_find(self.source, d.get('ctf')), ind=_find(self.source, d.get('ind')))
+        ps = Particles.read(path, d.get('datadir'), c['contrast'], 'centred' if path.suffix in ('.star', '.cs') else None, ctf=_find(self.source, d.get('ctf')), ind=_selected(self.source, d))
         if (len(ps), ps.D) != (c['N'], c['D']): raise RunError(f'{self.source} was trained on {c["N"]:,} particles of {c["D"]} px, {path} holds {len(ps):,} images of {ps.D} px: ' + ('tilt series are not opened' if len(ps) > c['N'] else 'was it replaced?'))
         return ps.with_poses(self.pose)
     @property
@@ -196,8 +202,8 @@ def _poses(run, c):
     if path is None: raise FileNotFoundError(f'the poses of {run.source} are no longer at {d.get("poses")}: put them (or a link) beside it')
     if 'data_norm_mean' in c['cryodrgn']: R, t = (np.asarray(x, float)*u for x, u in zip(safe_load(path), (1, c['apix'])))            # abinit's shifts are in pixels
     else: R, t = read_cryodrgn_poses(path, c['D'], c['apix'], 'centred')
-    ind = _find(run.source, d.get('ind'))
-    if ind is None or learnt: return R, t
+    ind = None if learnt else _selected(run.source, d)
+    if ind is None: return R, t
     keep = read_indices(ind)
     return (R, t) if len(R) == len(keep) else (R[keep], t[keep])
 

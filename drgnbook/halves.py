@@ -22,7 +22,7 @@ from .subspace import infer
 from .run import Run, RunError
 from .train import encode
 from .fit import fit
-from .landscape import kmeans
+from .landscape import _points, kmeans
 from .scores import canonical_correlations, information_imbalance, neighbour_similarity, shared_neighbours
 from .validate import fsc_area
 
@@ -78,7 +78,7 @@ def halves(ps: Particles, out,            # a folder; the runs are in half0/ and
 # %% ../nbs/api/58_halves.ipynb #2fa0bd79
 def _match(a, b, q, seed):
     "Groups of particles that lie together in both spaces: their mean `z` in each, `(q, zdim)`, and their sizes."
-    side = np.hstack([(z - z.mean(0))/np.sqrt(max(z.var(0).sum(), 1e-30)) for z in (a.astype(np.float64), b.astype(np.float64))])
+    side = np.hstack([(z - z.mean(0))/np.sqrt(max(z.var(0).sum(), 1e-30)) for z in map(_points, (a, b))])
     if q < 1: raise ValueError(f'one point at least is matched, found q={q}')
     labels = kmeans(side, q, seed)[0]
     return [np.stack([z[labels == l].mean(0) for l in range(q)]) for z in (a, b)], np.bincount(labels, minlength=q)
@@ -142,5 +142,6 @@ def compare_runs(a: Run, b: Run,        # of the same particles, in any order
     i, j = _same_images(a, b, common)
     x, y = a.z[i], b.z[j]
     if not q: return _spaces(x, y)
+    if bare := [r for r in (a, b) if not r.mapped]: raise RunError(f'{bare[0]!r} has no maps to compare: q=0 compares the rest')
     maps = _maps((a, b), *_match(x, y, min(q, len(x)), seed), mask)
     return pd.concat([_spaces(x, y), maps[['Å at 0.5', 'area', 'area, others']].mean().rename(lambda name: f'maps, {name}')])

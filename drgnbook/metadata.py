@@ -84,6 +84,9 @@ def atomic(path):
     try:
         yield tmp
         os.replace(tmp, path)
+    except OSError as e:
+        if e.errno is None or tmp.name not in str(e.filename or tmp.name): raise
+        raise OSError(e.errno, f'cannot be written: {e.strerror}', str(path)) from None
     finally: shutil.rmtree(tmp) if tmp.is_dir() else tmp.unlink(missing_ok=True)
 
 @contextmanager

@@ -111,11 +111,12 @@ def _misplaced(v, elements, margin=1.15):
 def occupancy(maps,                     # paths, `Volume`s, {name: either}, or a generator of (name, Volume)
               elements: Elements) -> 'pd.DataFrame':
     "Density under each mask, in each map: a row a map, a column an element. `relative` brings it to a scale from 0 to 1."
-    caught, names, rows, mean = [], [], [], None
+    caught, names, rows, mean, origins = [], [], [], None, set()
     for name, v in progress(_each(maps, caught), 'measuring maps', total=len(maps) if isinstance(maps, (Mapping, list, tuple)) else None):
-        names.append(name); rows.append(_measure(name, v, elements))
+        names.append(name); rows.append(_measure(name, v, elements)); origins.add(tuple(round(float(x)/elements.apix) for x in v.origin))
         if len(rows) <= 8: mean = v if mean is None else mean + v
     if not rows: raise ValueError('no maps')
+    if len(origins) > 1: raise ValueError(f'the maps lie in {len(origins)} places, by the origins in their headers: measure those of one place at a time')
     if twice := [n for n in dict.fromkeys(names) if names.count(n) > 1]: raise ValueError(f'two maps are called {twice[0]!r}: give names, {{name: path}}')
     if caught: warnings.warn(f'{len(caught)} warnings while {len(rows)} maps were read; the first: {caught[0]}', stacklevel=2)
     wrong = _misplaced(mean*(1/min(len(rows), 8)), elements)
@@ -138,6 +139,8 @@ def relative(occ,                       # as `occupancy` gives it
     lost = sorted(set(reference or ()) - set(occ.columns))
     if lost: raise KeyError(f'no element {", ".join(lost[:5])}: there are {", ".join(occ.columns[:20])}')
     if errors is not None and errors.shape != occ.shape: raise ValueError(f'{errors.shape} errors for {occ.shape} occupancies')
+    if reference is not None and not reference: raise ValueError('no element of reference: name some, or leave reference out')
+    if not np.isfinite(occ.to_numpy(float)).all(): raise ValueError('an occupancy is not a number: measure the maps anew, with occupancy')
     unit = 1. if reference is None else occ[list(reference)].median(axis=1)
     occ = occ.div(unit, axis=0)
     low, high = np.percentile(occ, percent)
@@ -282,6 +285,7 @@ def chimerax(found: Occupancies, elements: Elements, maps,      # maps: one a cl
     from matplotlib.colors import to_hex
     out, n = Path(out), len(elements.files)
     if len(maps) != len(found.centroids): raise ValueError(f'{len(maps)} maps for {len(found.centroids)} classes')
+    if len(elements.names) != found.table.shape[1]: raise ValueError(f'masks of {len(elements.names)} elements, classes by {found.table.shape[1]}: give the masks that the maps were measured with')
     out.mkdir(parents=True, exist_ok=True)
     scripts = {}
     for (c, row), v in zip(found.centroids.iterrows(), maps):

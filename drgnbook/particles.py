@@ -23,7 +23,7 @@ from .ctf import CTF
 from .volume import figure, soft_edge
 from .metadata import pd, write_json
 from .io import Metadata, MetadataError, read_metadata, write_metadata, read_cryodrgn_poses, read_cryodrgn_ctf, read_indices
-from .stacks import Stacks
+from .stacks import Stacks, places_of
 
 # %% ../nbs/api/21_particles.ipynb #1970e879
 @dataclass(frozen=True, eq=False)
@@ -44,6 +44,7 @@ class Particles:
     def apix(self):
         "The pixel size, Å; sets with several are refused, because a batch has one lattice."
         sizes = self.table['apix'].unique() if 'apix' in self.table else []
+        if not len(self): raise ValueError('no particles: the selection is empty')
         if len(sizes) == 0: raise MetadataError(f'no pixel size in {self.md.path}: pass apix= to Particles.read')
         if sizes.max()/sizes.min() > 1.001: raise MetadataError(f'{len(sizes)} pixel sizes ({sizes.min():.4g} to {sizes.max():.4g} Å) in {self.md.path}: select one, such as ps[ps.table.apix == {sizes[0]:.4g}]')
         return float(sizes[0])
@@ -169,16 +170,27 @@ def _repr_html_(self: Particles):
 # %% ../nbs/api/21_particles.ipynb #0f86746c
 @patch
 def write(self: Particles, path):
-    "Write the set: `.star` (RELION) or `.cs` (cryoSPARC); returns the path. Warns where a `.star` cannot say that particles are dark."
-    new = Path(path).suffix == '.cs' and Path(self.md.path).suffix != '.cs'            # only a .cs can say which contrast it has
-    if Path(path).suffix == '.star' and 'sign' in self.table: _warn_dark(self.table['sign'] < 0, path)
-    write_metadata(path, replace(self.md, table=self.table.assign(sign=self.signs.numpy())) if new else self.md, self.D)
+    "Write the set: `.star` (RELION) or `.cs` (cryoSPARC); returns the path. Warns where a `.star` cannot say that particles are dark, and where the stacks cannot be found from the new file."
+    _put(self, path)
+    _warn_unseen(self, Path(path).absolute())
     return Path(path)
+
+def _put(ps, path):
+    "The file of a set."
+    new = Path(path).suffix == '.cs' and Path(ps.md.path).suffix != '.cs'            # only a .cs can say which contrast it has
+    if Path(path).suffix == '.star' and 'sign' in ps.table: _warn_dark(ps.table['sign'] < 0, path)
+    write_metadata(path, replace(ps.md, table=ps.table.assign(sign=ps.signs.numpy())) if new else ps.md, ps.D)
+
+def _warn_unseen(ps, path):
+    "Stacks keep their names, which are meant from some folder: is it seen from here?"
+    name, (root, datadir) = ps.table['stack'].iloc[0] if len(ps) else None, ps.where
+    if name is None or any(p.is_file() for p in places_of(name, path.parent)): return
+    warn(f"{path.name} names its images as {Path(ps.md.path).name} does ({name}), and from {path.parent} they are not found: write it into {root}, or read it with datadir='{datadir or root}'", stacklevel=3)
 
 def _warn_dark(dark, path):
     "A star file has no column for contrast."
     if dark.any() and not dark.all(): raise ValueError(f'{dark.sum()} of {len(dark)} particles are dark (blob/sign), and {path} cannot say which: write a .cs, or ps[ps.table.sign < 0] and the others by themselves')
-    if dark.any(): warn(f"the particles are dark (blob/sign), and {path} cannot say so: read it with contrast='dark' (in RELION: invert the contrast)", stacklevel=3)
+    if dark.any(): warn(f"the particles are dark (blob/sign), and {path} cannot say so: read it with contrast='dark' (in RELION: invert the contrast)", stacklevel=4)
 
 @patch
 def with_poses(self: Particles, pose: Pose) -> Particles:

@@ -7,6 +7,7 @@ __all__ = ['anchor_points', 'direct_path', 'graph_path', 'log_density', 'density
 
 # %% ../nbs/api/52_paths.ipynb #a78818fa
 import warnings
+from itertools import islice
 import numpy as np
 
 # %% ../nbs/api/52_paths.ipynb #1d232a7b
@@ -74,7 +75,7 @@ def _graph(near, stops, mean):
     apart = [(a, b) for a, b in zip(stops, stops[1:]) if piece[a] != piece[b]]
     if not apart: return g
     joins = lambda m: all(p[a] == p[b] for p in [_pieces(_cut(near, m))[1]] for a, b in apart)
-    looser = [] if mean is None else [m for m in [*range(int(mean) + 1, neighbours), None] if joins(m)]
+    looser = [] if mean is None else [*islice((m for m in [*range(int(mean) + 1, neighbours), None] if joins(m)), 1)]
     if enough and looser: warnings.warn(f'five joints a particle do not lead from each anchor to the next; mean={looser[0]} does, and is taken', stacklevel=3); return _cut(near, looser[0])
     (a, b), size = apart[0], np.bincount(piece)[piece]
     raise ValueError(f'no way from particle {a} to {b}: the graph is in {count:,} pieces, and they lie in two, of {size[a]:,} and {size[b]:,} particles; '

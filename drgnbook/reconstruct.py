@@ -186,7 +186,8 @@ def insert(ps: Particles, accs: list,      # as many `Accumulator`s as there are
 
 def _checked(weights, N):
     w = torch.ones(N) if weights is None else torch.as_tensor(weights, dtype=torch.float32)
-    if w.shape != (N,) or not (w >= 0).all() or not w.isfinite().all(): raise ValueError(f'weights must be {N} numbers of 0 or more, found the shape {tuple(w.shape)}')
+    if w.shape != (N,): raise ValueError(f'weights are {N} numbers, one a particle, found the shape {tuple(w.shape)}')
+    if not ((w >= 0) & w.isfinite()).all(): raise ValueError(f'weights are finite numbers of 0 or more; of {N} {int((~((w >= 0) & w.isfinite())).sum())} are not')
     return w
 
 def reconstruct(ps: Particles,

@@ -13,7 +13,7 @@ import numpy as np, torch
 
 # %% ../nbs/api/55_states.ipynb #0e091d1b
 from .metadata import pd, together, write_array
-from .volume import Volume, figure, mask_of, trim_series
+from .volume import Volume, _same_box, figure, mask_of, trim_series
 from .particles import progress
 from .run import Run
 from .landscape import PALETTE, _points, kmeans
@@ -56,7 +56,8 @@ def _moments(maps, weights=None):
     n = mean = square = 0.
     for i, (_, v) in enumerate(_each(maps, [])):
         w = 1. if weights is None else float(weights[i])
-        x = v.data.double()
+        first, x = v if not n else first, v.data.double()
+        if n: _same_box(first, v)
         off = x - mean if n else x
         n, old = n + w, mean
         mean = mean + off*(w/n)
@@ -68,6 +69,7 @@ def volume_space(maps,                # files, or `Volume`s, in a list: they are
                  mask=None,           # "D D D" or `Volume`, what to look at: above a half; made from the maps if None
                  p=20) -> VolumeSpace:
     "Principal components of maps inside a mask."
+    if not hasattr(maps, '__len__'): raise TypeError('maps are read twice, so they come as a list: list(maps)')
     mean, sd = _moments(maps)
     inside = (mean + sd).mask(dilate=mean.apix, edge=mean.apix) > .5 if mask is None else mask_of(mask, mean.D, mean.apix) > .5
     if not inside.any(): raise ValueError('the mask is empty')
@@ -75,6 +77,7 @@ def volume_space(maps,                # files, or `Volume`s, in a list: they are
     for row, (_, v) in zip(x, _each(maps, [])): row[:] = (v.data - mean.data)[inside]
     if len(x) < 3: raise ValueError(f'three maps at least are needed, found {len(x)}')
     val, vec = np.linalg.eigh((x @ x.T).astype(np.float64))          # as many as maps, not as voxels; float32 sees a millionth
+    if not val.max() > 0: raise ValueError(f'all {len(x)} maps are the same: there is nothing to compare')
     keep = np.argsort(-val)[:min(p, len(x) - 1)]
     keep = keep[val[keep] > 1e-6*val.max()]
     s = np.sqrt(val[keep])
@@ -113,6 +116,7 @@ def free_energy(xy,                  # (N, 2) places of particles
                 bins=40, draws=100, seed=0):
     "`F = -log ρ` in units of kT over a grid, smoothed by a bin, 0 at its lowest; its error, that of ρ by bootstrap; the edges. Not a number where fewer than two particles are within a bin or so."
     from scipy.ndimage import gaussian_filter
+    if len(xy) < 2 or min(bins, draws) < 1: raise ValueError(f'a density takes two particles, a bin and a draw at least, found {len(xy)}, {bins} and {draws}')
     h, *edges = np.histogram2d(*_plane(xy).T, bins)
     density = lambda h: gaussian_filter(h.astype(float), 1.)
     again = np.random.default_rng(seed).multinomial(int(h.sum()), (h/h.sum()).ravel(), draws).reshape(draws, *h.shape)
@@ -143,6 +147,8 @@ class VolumeLandscape:
         return t[(t.share < share) & (t.state >= 0)].reset_index(drop=True)
     def maps(self):
         "Mean and standard deviation of the maps of each state: `[(mean, sd), …]`, maps weighted by the particles that they stand for."
+        kept = Path(self.files[0]).parent/'particles.npy'
+        if not kept.exists() or not np.array_equal(np.load(kept), self.at): raise FileNotFoundError(f'{kept.parent} holds the maps of another sketch by now: make this one again, with an out= of its own')
         weight = np.bincount(_closest(self.where, self.space.coords), minlength=len(self.at)) + 1.
         return [_moments([f for f, own in zip(self.files, self.labels == s) if own], weight[self.labels == s]) for s in range(self.state.max() + 1)]
 
@@ -170,10 +176,12 @@ def _of_maps(state, at, where, coords):
         labels[spare[_closest(where[state == s].mean(0), coords[spare])]] = s
     return labels
 
-def _possible(run, n, D, states, method, mask):
+def _possible(run, n, D, states, method, mask, p):
     "What cannot be is said before maps are decoded."
     if method not in ('ward', 'average', 'complete', 'single', 'hdbscan'): raise ValueError(f"method is 'ward', 'average', 'complete', 'single' or 'hdbscan', found {method!r}")
     n, c = min(n, run.config['N']), run.config
+    if n < 10: raise ValueError(f'a landscape takes ten maps or more, found {n}: raise n=' if c['N'] >= 10 else f'a landscape takes ten particles or more, found {n}')
+    if p < 1: raise ValueError(f'one principal component of the maps at least, found p={p}')
     if method != 'hdbscan' and isinstance(states, (int, np.integer)) and not 1 <= states <= n: raise ValueError(f'between 1 and {n} groups can be made of {n} maps, found states={states}')
     if mask is not None: mask_of(mask, D or c['D'], c['apix']*c['D']/(D or c['D']))
 
@@ -182,7 +190,7 @@ def volume_landscape(run: Run, n=500, D=None,        # as in `sketch`
                      method='ward',                  # or 'average', 'complete', 'single': of the maps; 'hdbscan': of the particles
                      mask=None, p=20, out=None, seed=0) -> VolumeLandscape:
     "Sketch, space of volumes, states, and the place of every particle."
-    _possible(run, n, D, states, method, mask)
+    _possible(run, n, D, states, method, mask, p)
     at, files = sketch(run, n, D, out, seed)
     space = volume_space(files, mask, p)
     where, r2 = place(run.z, at, space.coords, seed=seed)

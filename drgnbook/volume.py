@@ -74,14 +74,18 @@ def _voxel(m, path):
     if m.header.mz == m.header.nz and max(sides) > 1.01*min(sides) > 0: raise ValueError(f'{path} has voxels of {sides[0]:.4g} × {sides[1]:.4g} × {sides[2]:.4g} Å, and a volume here has cubic ones: resample it, or pass apix= if the header is wrong')
     return sides[0]
 
+def _opened(path):
+    import mrcfile
+    try: return mrcfile.open(path, permissive=True)
+    except ValueError as e: raise ValueError(f'{path} is not an MRC map: {e}') from None
+
 @patch_to(Volume, cls_method=True)
 def load(cls, path,       # .mrc or .map, also .gz or .bz2
          apix=None,               # voxel size, Å; from the header if None
         ) -> Volume:
     "Read an MRC map, and where it lies."
-    import mrcfile
     if not Path(path).exists(): raise FileNotFoundError(f'no map at {path}')
-    with warnings.catch_warnings(record=True) as caught, mrcfile.open(path, permissive=True) as m:
+    with warnings.catch_warnings(record=True) as caught, _opened(path) as m:
         if m.data is None: raise ValueError(f'{path} is not an MRC map: {caught[0].message if caught else "no data"}')
         voxel, order = apix or _voxel(m, path), _axes(m.header)
         data = np.array(m.data.transpose([2 - order.index(c) for c in (2, 1, 0)]) if m.data.ndim == 3 else m.data, dtype=np.float32)
@@ -197,7 +201,7 @@ def mask(self: Volume, level=None,      # density threshold; default mean + 3 st
     from scipy.ndimage import distance_transform_edt
     v = self.data
     inside = v > (v.mean() + 3*v.std() if level is None else level)
-    if not inside.any(): raise ValueError(f'no voxel is above the level {level}: the map runs from {v.min():.3g} to {v.max():.3g}')
+    if not inside.any(): raise ValueError(f'no voxel is above the level{"" if level is None else f" {level}"}: the map runs from {v.min():.3g} to {v.max():.3g}')
     away = torch.from_numpy(distance_transform_edt(~inside.cpu().numpy())).to(v)*self.apix
     return soft_edge(away - dilate, edge)
 
