@@ -133,7 +133,7 @@ def evidence(self: Run, z=None,      # a point of the latent space, `(zdim,)`
              mask=None,              # for the FSCs, "D D D" or `Volume`; a soft ball if None
              mean=True,              # where these particles say nothing, show the map of all; False: nothing
             ) -> Evidence:
-    "Kernel regression at a latent point: half-maps from the particles near it, their FSC, and how far the decoder's map agrees."
+    "Kernel regression at a latent point: half-maps from the particles near it, their FSC, and how far the decoder's map agrees. Where z was learnt from these images, halves also share, in coarse rings, the noise that brought them here."
     order, distance = _nearest_first(self, z)
     ps, w = self.particles, _weights(self)
     if self.options['pose'] != 'given': ps = ps.with_poses(self.pose)

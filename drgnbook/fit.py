@@ -174,7 +174,8 @@ def _halves(ps, out, o, z, where, **words):
     write_array(folder/'half.npy', half.astype(np.int8))          # first: what is trained when something stops it can be opened
     one = lambda h: fit(ps[half == h], z=z if isinstance(z, str) else z[half == h], out=folder/f'half{h}', where=where or 'here', **words)
     first = one(0)
-    return (first,) if first.state.startswith('stopped') else (first, one(1))
+    if first.state.startswith('stopped'): raise RunError(f"half 0 was stopped, half 1 not begun: Run.load('{first.folder}').resume() goes on, and Halves.load('{folder}') says how to train the other")
+    return first, one(1)
 
 def _defaults(o, device, N):
     "What depends on the device and on z: a processor is best with small steps, a card with large ones and half precision; where z is still to be learnt, steps should not become few, and no map should be given away."

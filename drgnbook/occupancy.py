@@ -162,7 +162,7 @@ def _error(noise, elements, moves, rng):
 
 def occupancy_errors(found,               # {name: what has two half-maps: an `Evidence`, a `Reconstruction`}
                      elements: Elements, moves=50, seed=0) -> tuple:
-    "Occupancies in the mean of two half-maps, and their standard errors: two tables as of `occupancy`, for `relative(occ, errors=...)`."
+    "Occupancies in the mean of two half-maps, and their standard errors: two tables as of `occupancy`, for `relative(occ, errors=...)`. Noise that had a part in choosing the particles is in both halves, and not in the error."
     rows, errors, rng = {}, {}, np.random.default_rng(seed)
     for name, e in progress(found.items(), 'measuring errors', total=len(found)):
         a, b = e.halves

@@ -478,6 +478,14 @@ def test_atomic(tmp_path, two_groups):
     write_metadata(two_groups, md)
     assert os.listdir(tmp_path) == ['two.star'] and (two_groups.stat().st_mode & 0o777) == 0o666 & ~umask()
 
+def test_atomic_names_the_file(tmp_path):
+    "Not the temporary one beside it; what went wrong elsewhere is left alone"
+    (tmp_path/'locked').write_text('a file, no folder')
+    with pytest.raises(OSError, match=r'x\.csv'), atomic(tmp_path/'x.csv') as tmp: raise OSError(28, 'No space left on device', str(tmp))
+    with pytest.raises(OSError, match=r'cannot be written: No space.*x\.csv'), atomic(tmp_path/'x.csv') as tmp: raise OSError(28, 'No space left on device')
+    with pytest.raises(FileNotFoundError, match='other.star'), atomic(tmp_path/'x.csv') as tmp: open(tmp_path/'other.star')
+    assert os.listdir(tmp_path) == ['locked']
+
 def umask():
     os.umask(m := os.umask(0))
     return m

@@ -207,9 +207,14 @@ def test_errors(two, tmp_path):
     with pytest.raises(ValueError, match='2 of 2 chains .A, B'): element_masks(file, maps['AB'], origin=(0., 0., 900.))
     with pytest.raises(ValueError, match='do not overlap.*80 Å away.*origin=.0, -80, 0'): occupancy([Volume(maps['AB'].data.roll(20, 1), 4.)], masks)
     with pytest.raises(FileNotFoundError): occupancy([tmp_path/'none.mrc'], masks)
+    with pytest.raises(ValueError, match='more than one is called two'): element_masks([file, file], maps['AB'])
+    with pytest.raises(ValueError, match='lie in 2 places'): occupancy([maps['AB'], replace(maps['A'], origin=(60., 0., 0.))], masks)
+    with pytest.raises(ValueError, match='no element of reference'): relative(occupancy(maps, masks), reference=[])
+    with pytest.raises(ValueError, match='not a number'): relative(occupancy(maps, masks)*np.nan)
     with pytest.raises(FileNotFoundError, match='no atomic model'): element_masks(tmp_path/'none.pdb', maps['AB'])
     with pytest.raises(ValueError, match='nothing comes or goes'): relative(pd.DataFrame(np.ones((3, 4))), per='matrix')
     found = classify(relative(occupancy(maps, masks)), classes=2)
+    with pytest.raises(ValueError, match='masks of 1 elements, classes by 2'): chimerax(found, element_masks(write_pdb(tmp_path/'one.pdb', {'A': np.full((9, 3), 100.) + np.arange(9)[:, None]}), maps['AB']), class_maps(found, maps), tmp_path)
     with pytest.raises(ValueError, match='2 maps for a table of 3'): class_maps(found, {n: maps[n] for n in ('AB', 'A')})
 
 def test_errors_of_what_particles_say(two, tmp_path):

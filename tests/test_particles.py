@@ -1,6 +1,7 @@
 "Downsampling that is killed, cryoDRGN's pickles, and caches that notice a change."
 import signal, subprocess, sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np, pytest, torch
 from drgnbook.cryodrgn import write_cryodrgn, write_indices
@@ -146,6 +147,21 @@ def test_dark_particles_stay_dark_on_paper(ps, tmp_path):
     again = Particles.read(dark.write(tmp_path/'dark.cs'), root=ps.where[0])
     assert torch.allclose(again.images([1]), -ps.images([1])) and (again.signs == -1).all()
     with pytest.raises(ValueError, match='dark'): Particles.read(tmp_path/'dark.cs', root=ps.where[0], contrast='dark')
+
+def test_stacks_out_of_sight_are_told(ps, tmp_path, monkeypatch, recwarn):
+    "What is written where its images cannot be found from says so, and how it is read; beside them, or below, it says nothing"
+    monkeypatch.chdir(tmp_path)
+    home = Path(ps.where[0])
+    for near in (home/'some.star', home/'below/some.cs'): assert len(Particles.read(ps[:5].write(near))) == 5
+    assert not recwarn
+    (away := tmp_path/'away').mkdir()
+    for kind in ('star', 'cs'):
+        with pytest.warns(UserWarning, match=f"not found: write it into .*read it with datadir='{home}'"): path = ps[:5].write(away/f'some.{kind}')
+        with pytest.raises(FileNotFoundError): Particles.read(path)
+        assert torch.equal(Particles.read(path, datadir=str(home)).images([1]), ps.images([1]))
+
+def test_an_empty_selection_is_called_so(ps):
+    with pytest.raises(ValueError, match='no particles: the selection is empty'): ps[[]].apix
 
 # Contrast
 

@@ -55,6 +55,38 @@ def test_sketch_leaves_no_map_of_another(tmp_path):
         with pytest.raises(ValueError, match=why): volume_landscape(run, **wrong)
     assert files[0].stat().st_mtime_ns == before
 
+@pytest.mark.parametrize('stopped', [True, False], ids=['stopped half way', 'finished'])
+def test_a_sketch_is_one(tmp_path, monkeypatch, stopped):
+    "Maps, particles and landscape are of one call; a landscape whose maps have gone says so"
+    ps = simulate(n=60, D=32, snr=.5, junk=0., out=tmp_path/'set')
+    run = fit(ps, zdim=2, epochs=1, width=16, z=np.random.default_rng(0).normal(size=(60, 2)).astype('f4'), out=tmp_path/'run', where='here', device='cpu')
+    found = volume_landscape(run, 12, states=3)
+    maps, whole = found.maps(), Volume.save
+    if not stopped:
+        sketch(run, 12, seed=7)
+        with pytest.raises(FileNotFoundError, match='another sketch.*out= of its own'): found.maps()
+        return
+    monkeypatch.setattr(Volume, 'save', lambda v, path: whole(v, path) if '005' not in path.name else (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt): sketch(run, 12, seed=7)
+    assert all(torch.equal(a.data, b.data) for x, y in zip(maps, found.maps()) for a, b in zip(x, y)) and not [p for p in found.files[0].parent.iterdir() if p.name.startswith('.')]
+
+def test_what_no_landscape_can_be(tmp_path):
+    for wrong, why in ((MAPS[:1]*4, 'all 4 maps are the same'), ([MAPS[0], Volume(torch.ones(8, 8, 8), 3.), MAPS[1]], '12 px of 3 Å and 8 px')):
+        with pytest.raises(ValueError, match=why): volume_space(wrong, np.ones((12,)*3))
+    with pytest.raises(TypeError, match='list'): volume_space(iter(MAPS))
+    with pytest.raises(ValueError, match='two particles'): free_energy(np.zeros((1, 2)))
+    ps = simulate(n=40, D=32, snr=.5, junk=0., out=tmp_path/'set')
+    run = fit(ps, zdim=2, epochs=1, width=16, z=np.random.default_rng(0).normal(size=(40, 2)).astype('f4'), out=tmp_path/'run', where='here', device='cpu')
+    for wrong, why in ((dict(n=5, states=2), 'ten maps or more, found 5'), (dict(p=0), 'p=0')):
+        with pytest.raises(ValueError, match=why): volume_landscape(run, **wrong)
+    assert not (tmp_path/'run/analysis').exists()
+
+def test_a_rare_state_takes_no_others_only_map():
+    "Three states, of which the sketch has met two: the third takes a map that its state can spare"
+    where, coords = np.array([[0.], [0.2], [9.], [10.]]), np.array([[0.], [.2], [9.]])
+    assert _of_maps(np.array([0, 0, 1, 2]), np.array([0, 1, 2]), where, coords).tolist() == [0, 2, 1]
+    with pytest.raises(ValueError, match='2 maps are too few for 3 states'): _of_maps(np.array([0, 1, 2]), np.array([0, 1]), np.array([[0.], [10.], [9.]]), np.array([[0.], [10.]]))
+
 def test_places_of_a_curved_space():
     "A bend that no plane foretells; and noise, which nothing does"
     rng = np.random.default_rng(0)

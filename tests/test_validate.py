@@ -14,6 +14,7 @@ from drgnbook.halves import Halves, compare_runs, halves
 from drgnbook.particles import Particles
 from drgnbook.pose import Pose, align_poses, angle_between, euler_to_R, random_rotations
 from drgnbook.reconstruct import halves_of
+from drgnbook.run import Run, RunError
 from drgnbook.scores import canonical_correlations, coordinate_scores, information_imbalance, label_scores, neighbour_similarity, purity, shared_neighbours
 from drgnbook.simulate import read_truth, simulate
 from drgnbook.validate import Truth, fsc_area, fsc_ceiling, map_scores, pose_scores, score, truth_of, validate
@@ -300,6 +301,22 @@ def test_halves_share_no_particle(two_states, tmp_path):
     for a, b in zip(h.runs, same.runs): assert np.allclose(a.z, b.z, atol=1e-5) and a.volume(a.z[0]).fsc(b.volume(b.z[0]))[1:].min() > .9999      # to the bit but for where arrays lie in memory
     with pytest.raises(FileNotFoundError, match='no half-sets'): Halves.load(tmp_path)
 
+def test_halves_that_were_stopped(two_states, tmp_path, monkeypatch):
+    "Which half a particle is in is known from the first; what is missing is said, and made; nothing is begun that cannot end"
+    ps, out = two_states[0].particles, tmp_path/'h'
+    monkeypatch.setattr(Run, 'resume', lambda run, **_: run)
+    with monkeypatch.context() as m:
+        m.setattr(Run, 'state', property(lambda run: 'stopped in epoch 1 of 2'))
+        with pytest.raises(RunError, match='half 0 was stopped.*resume'): fit(ps, halves=True, out=out, **SMALL)
+        assert sorted(p.name for p in out.iterdir()) == ['half.npy', 'half0']
+    with pytest.raises(FileNotFoundError, match=r'half 1 was never begun.*== 1.*half1'): Halves.load(out)
+    with pytest.raises(FileExistsError, match=r'Halves.load'): fit(ps, halves=True, out=out, **SMALL)
+    fit(ps[np.load(out/'half.npy') == 1], out=out/'half1', **SMALL)
+    assert [r.config['N'] for r in Halves.load(out).runs] == [(halves_of(ps) == h).sum() for h in (0, 1)]
+    few = ps[np.r_[np.flatnonzero(halves_of(ps) == 0)[:50], np.flatnonzero(halves_of(ps) == 1)[:2]]]
+    with pytest.raises(ValueError, match='more than 2 particles, found 2'): fit(few.with_poses(few.pose), halves=True, out=tmp_path/'uneven', **SMALL)
+    assert not (tmp_path/'uneven').exists()
+
 def halves_at(a, b):
     "Two models that put the particles at these places"
     h = Halves(Path(), np.arange(len(a)) % 2, ())
@@ -316,9 +333,11 @@ def test_agreement_of_each_particle():
     assert chance.shape == (400,) and chance.mean() == pytest.approx(.05, abs=.01)
     turned[123] = turned[np.linalg.norm(turned - turned[123], axis=1).argmax()] + .01
     moved = halves_at(z, turned).per_particle(10)
+    with pytest.raises(ValueError, match='1 particles have no finite z, the first is 7'): halves_at(np.where(np.arange(400)[:, None] == 7, np.nan, z), turned).match(3)
+    with pytest.raises(ValueError, match='found q=0'): halves_at(z, turned).match(0)
     assert moved.argmin() == 123 and moved[123] < .1 and np.delete(moved, 123).min() >= .8
 
-def test_runs_of_the_same_particles(two_states, tmp_path):
+def test_runs_of_the_same_particles(two_states, tmp_path, monkeypatch):
     "In whatever order; of others it says how many, and what to do"
     run, here = two_states
     ps = Particles.read(here/'set/particles.star')          # 700, of which the run has 650, the other way round
@@ -332,6 +351,9 @@ def test_runs_of_the_same_particles(two_states, tmp_path):
     assert compare_runs(run, more, q=2, common=True)['canonical correlation 1'] > .9
     few = fit(ps[650:], out=tmp_path/'few', **SMALL)
     with pytest.raises(ValueError, match='0 images are in both runs, .*a.place'): compare_runs(few, run, common=True)
+    with monkeypatch.context() as m:
+        m.setattr(Run, 'mapped', False)
+        with pytest.raises(RunError, match='q=0 compares the rest'): compare_runs(run, other)
     with pytest.raises(ValueError, match='zdim 0'): compare_runs(run, fit(ps[:650], out=tmp_path/'bare', **{**SMALL, 'zdim': 0}))
 
 def test_halves_take_their_rows_of_a_known_z(two_states, tmp_path):
