@@ -138,6 +138,7 @@ def main(on: str,                               # sets, with commas between, or 
         tables = {w: grade(w, root, p, epochs, ps, truth, images, evidence) for w in (*who.split(','), 'consensus')}
         if not {'ours', 'found'} & set(tables): continue           # --who peer: its part ahead, a later call has the table
         spent = ', '.join(f'{w} {pd.read_csv(root/f"{w}.csv").cpu.iloc[-1]:.0f} s' for w in who.split(','))
-        lines += ['', f'### {name}: {n:,} images of {D} px, SNR {SETS[name].noise(D)}, {epochs} epochs (processor time: {spent})', '', *side_by_side(tables), '', SETS[name].published + '.']
-        print('\n'.join(lines), flush=True)
+        told = ['', f'### {name}: {n:,} images of {D} px, SNR {SETS[name].noise(D)}, {epochs} epochs (processor time: {spent})', '', *side_by_side(tables), '', SETS[name].published + '.']
+        print('\n'.join(told), flush=True)
+        lines += told
     print('\n'.join(['', f'{machine()}; {p.version()}; 1 thread, seed {seed}', *lines]))
