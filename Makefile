@@ -3,7 +3,7 @@
 ## make lab        JupyterLab on the tutorials
 ## make export     notebooks -> drgnbook/*.py, README.md
 ## make notebooks  run and clean in place           (NB=nbs/api/00_fourier.ipynb for one; else all)
-## make bench      our own figures of BENCHMARKS.md, half an hour (OWN="tables evidence" for some; needs ../shared/data)
+## make bench      our own figures of BENCHMARKS.md, ten minutes (OWN="tables evidence" for some; needs ../shared/data)
 ## make bench-peer  beside cryodrgn, in an environment of its own (PEER=.peer): steps, maps, backprojection; an hour and a half
 ## make bench-poses  poses from nothing and improved, several states, the search beside cryodrgn's; two hours
 ## make bench-proof  every score against the truth, beside cryodrgn (SETS=linear,circle N=1000 EPOCHS=5; in full: SETS=all N=50000 EPOCHS=20)

@@ -62,6 +62,7 @@ def export_maps(maps, out,               # an iterable of `Volume`s of one box; 
     if px < 1: raise ValueError(f'a film is some pixels wide, found px={px}')
     if not fps > 0: raise ValueError(f'a film has a positive number of pictures a second, found fps={fps}')
     out = Path(out)
+    maps = [maps] if isinstance(maps, Volume) else maps
     with together(out) as tmp:                                # film and maps are of one call
         paths, half, levels = _series(maps, tmp, stem, level, colours)
         film = [write_movie(_film(paths, levels[0] if level is None else level, half, px, colour), tmp/f'{stem}{movie}', fps)] if movie else []

@@ -83,10 +83,10 @@ def _match(a, b, q, seed):
     labels = kmeans(side, q, seed)[0]
     return [np.stack([z[labels == l].mean(0) for l in range(q)]) for z in (a, b)], np.bincount(labels, minlength=q)
 
-def _maps(runs, points, n, mask):
+def _maps(runs, points, n, mask, evidence=False):
     "Two runs' maps at matched points, in the smaller box: a row a point."
     D = min(run.config['D'] for run in runs)
-    a, b = (run.volumes(z, D) for run, z in zip(runs, points))
+    a, b = ([run.evidence(p).near for p in z] if evidence else run.volumes(z, D) for run, z in zip(runs, points))
     mask, q = sphere_mask(a[0].D) if mask is None else mask, len(n)
     curves = [[fsc(v, w, mask) for w in b] for v in a]
     area = np.array([[fsc_area(c) for c in row] for row in curves])
@@ -107,9 +107,11 @@ def match(self: Halves, q=6, seed=0):      # number of points
     return _match(*self.z, q, seed)
 
 @patch
-def compare(self: Halves, q=6, mask=None, seed=0) -> 'pd.DataFrame':
-    "For matched points, the FSC of the two models' maps: Å at 0.143 and 0.5, its area, and the mean area with the points of others."
-    return _maps(self.runs, *self.match(q, seed), mask)
+def compare(self: Halves, q=6, mask=None, seed=0,
+            evidence=False,          # maps from the particles near each point, in place of the decoders'
+           ) -> 'pd.DataFrame':
+    "For matched points, the FSC of the two models' maps: Å at 0.143 and 0.5, its area, and the mean area with the points of others. With `evidence` each map is of particles of its own half, chosen by a model that knows no others."
+    return _maps(self.runs, *self.match(q, seed), mask, evidence)
 
 @patch
 def agreement(self: Halves) -> 'pd.Series':

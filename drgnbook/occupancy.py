@@ -71,6 +71,7 @@ def element_masks(model,                       # mmCIF or PDB: one file or sever
 # %% ../nbs/api/54_occupancy.ipynb #d4861f9f
 def _each(maps, caught):
     "Name and `Volume` of each map, read when its turn comes."
+    maps = [maps] if isinstance(maps, (str, Path, Volume)) else maps
     for i, m in enumerate(maps.items() if isinstance(maps, Mapping) else maps):
         name, m = m if isinstance(m, tuple) else (Path(m).stem if isinstance(m, (str, Path)) else i, m)
         if not isinstance(m, Volume):

@@ -16,7 +16,6 @@ from jaxtyping import Float
 # %% ../nbs/api/37_postprocess.ipynb #dc112b40
 from .fourier import exact, ft, ift, shell_mean
 from .volume import Volume, distance, figure, fsc, mask_of, radius, resolution, sphere_mask
-from .reconstruct import Reconstruction
 
 # %% ../nbs/api/37_postprocess.ipynb #9d5d8356
 def auto_mask(volume: Volume,
@@ -143,13 +142,13 @@ class Postprocessed:
         return self.at(.143)
     def __repr__(self): return f'{self.volume.D}³ voxels of {self.volume.apix:.4g} Å: {self.resolution:.3g} Å at FSC = 0.143, {self.at(.5):.3g} Å at 0.5, sharpened by {self.bfactor:.0f} Å²'
 
-def postprocess(rec,                       # a `Reconstruction`, or two half-maps
+def postprocess(rec,                       # a `Reconstruction`, an `Evidence`, or two half-maps
                 mask=None,                 # "D D D" or `Volume`; from the map if None
                 B=None,                    # Å² to sharpen by; fitted if None, where the map is finer than 10 Å
                 local=True,                # local resolution, too: a few seconds
                ) -> Postprocessed:
     "Gold-standard FSC in a mask, B-factor, sharpened map and local resolution."
-    halves = rec.halves if isinstance(rec, Reconstruction) else tuple(rec)
+    halves = tuple(getattr(rec, 'halves', rec))
     if len(halves) != 2: raise ValueError(f'two half-maps are compared, found {len(halves)}')
     mean = (halves[0] + halves[1])*.5
     mask = auto_mask(mean) if mask is None else mask_of(mask, mean.D, mean.apix).to(mean.data)

@@ -140,7 +140,7 @@ def verify(self: Particles, n=2000,       # images in the sample
            sure=4.,                       # standard errors beyond which it is said
           ) -> Verdict:
     "Backproject a sample and say whether contrast, shifts, poses and CTF fit, by trying the alternatives."
-    if len(self) < 20: raise ValueError(f'to verify takes 20 particles or more, found {len(self)}: nothing can be told from so few')
+    if min(len(self), n) < 20: raise ValueError(f'to verify takes 20 particles or more, found {min(len(self), n)}: nothing can be told from so few')
     s = draw_sample(self, n, rings)
     if len(s.half.unique()) < 2: raise ValueError('all particles are in one half-set: drop the column of half-sets')
     mended, first, last, maps = mend(s, sure)

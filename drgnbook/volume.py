@@ -161,7 +161,7 @@ def radius(D, device='cpu'):
 @patch
 def filter(self: Volume, gain) -> Volume:      # gain: from |k| in cycles a box to a factor
     "Multiply the transform by a radial function."
-    if self.D % 2: raise ValueError(f'{self.D} px are an odd box, which has no middle voxel to turn about in Fourier space: pad it by one')
+    if self.D % 2: raise ValueError(f'a box of {self.D} px is odd, and its transform is that of an even one here: pad it by a voxel')
     return replace(self, data=ift(ft(self.data, 3)*gain(radius(self.D, self.data.device)), 3))
 
 @patch
@@ -205,10 +205,11 @@ def mask(self: Volume, level=None,      # density threshold; default mean + 3 st
     away = torch.from_numpy(distance_transform_edt(~inside.cpu().numpy())).to(v)*self.apix
     return soft_edge(away - dilate, edge)
 
-def mask_of(mask,                      # "D D D" or `Volume`
+def mask_of(mask,                      # "D D D", `Volume` or a file of one
             D: int, apix: float,       # of the maps it is for
            ) -> Float[Tensor,'D D D']:
     "The values of a mask, once it is known to be one for these maps."
+    if isinstance(mask, (str, Path)): mask = Volume.load(mask)
     m, own = (mask.data, mask.apix) if isinstance(mask, Volume) else (torch.as_tensor(mask, dtype=torch.float32), apix)
     if tuple(m.shape) != (D,)*3 or abs(own/apix - 1) > 1e-2:
         raise ValueError(f'the mask has the shape {tuple(m.shape)}, voxels of {own:.4g} Å, the maps have {(D,)*3} of {apix:.4g} Å: make one of such a map with .mask, or resample it with .downsample and clamp it to 0 and 1')

@@ -209,6 +209,7 @@ def test_errors(two, tmp_path):
     with pytest.raises(FileNotFoundError): occupancy([tmp_path/'none.mrc'], masks)
     with pytest.raises(ValueError, match='more than one is called two'): element_masks([file, file], maps['AB'])
     with pytest.raises(ValueError, match='lie in 2 places'): occupancy([maps['AB'], replace(maps['A'], origin=(60., 0., 0.))], masks)
+    assert occupancy(maps['AB'].save(tmp_path/'one.mrc'), masks).equals(occupancy({0: maps['AB']}, masks).set_axis(['one']))
     with pytest.raises(ValueError, match='no element of reference'): relative(occupancy(maps, masks), reference=[])
     with pytest.raises(ValueError, match='not a number'): relative(occupancy(maps, masks)*np.nan)
     with pytest.raises(FileNotFoundError, match='no atomic model'): element_masks(tmp_path/'none.pdb', maps['AB'])

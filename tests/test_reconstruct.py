@@ -263,7 +263,8 @@ def test_local_resolution_knows_nothing_of_the_mask(shared):
     for mask in (v.mask(), v.mask(edge=0)): assert torch.equal(local_resolution(halves, mask).data[mask > .5], every[mask > .5])
 
 def test_postprocess_takes_what_reconstruct_gives(ps):
-    done = postprocess(reconstruct(ps))
+    done = postprocess(rec := reconstruct(ps))
+    assert torch.equal(postprocess(rec.halves, local=False).volume.data, done.volume.data)
     assert done.resolution <= ps.D*ps.apix/2 and done.bfactor == 0      # 12 Å a pixel: nothing to fit
     assert done.show() is not None and 'FSC = 0.143' in repr(done)
     with pytest.raises(ValueError, match='two half-maps'): postprocess([done.volume])
@@ -297,6 +298,8 @@ def test_evidence_reads_the_neighbours_only(folder, ps, monkeypatch):
     e = run.evidence([-1.], radius=.1, mean=False)
     assert sorted(rows) == list(range(30)) and e.n == 30 and abs(e.bandwidth - .0968) < 1e-3      # 600 points, 2/599 apart
     assert e.tried[0][0] == 30 and e.show() is not None
+    assert postprocess(e, local=False).curves.unmasked.shape == e.fsc.shape
+    with pytest.raises(ValueError, match='20 particles or more, found 1'): ps.verify(n=1)
     assert e.agreement >= e.resolution                      # the decoder knows the same images: no finer than they agree among themselves
     monkeypatch.setattr(Run, 'z', np.where(np.arange(600)[:, None] == 5, np.nan, run.z))
     with pytest.raises(ValueError, match='no particles are near'): run.evidence([1000.])

@@ -292,6 +292,8 @@ def test_halves_share_no_particle(two_states, tmp_path):
     assert h.agreement()['canonical correlation 1'] > .8            # about 0.06 by chance
     t = h.compare(2)
     assert (t['area'] > t['area, others']).all() and t.particles.sum() == 650
+    t = h.compare(2, evidence=True)                                  # maps of particles that neither model shares with the other
+    assert (t['area'] > t['area, others']).all() and t.notna().all(axis=None)
     assert np.array_equal(Halves.load(tmp_path/'h').half, h.half)
     with pytest.raises(ValueError, match=r'\(8, 8, 8\).*the maps have \(32, 32, 32\).*resample'): h.compare(2, mask=torch.ones(8, 8, 8))
     with pytest.raises(FileExistsError, match='not empty'): halves(ps, tmp_path/'h')
