@@ -108,7 +108,7 @@ def side_by_side(tables):
     lower = (t.best == 0) | t.index.str.startswith('px')
     if 'cryodrgn' in t:
         mine = t[[c for c in t if 'drgnbook' in c or 'evidence' in c]]
-        by = np.where(lower, t.cryodrgn - mine.min(axis=1), mine.max(axis=1) - t.cryodrgn).round(3)          # what the table shows
+        by = np.where(lower, t.cryodrgn.round(3) - mine.min(axis=1).round(3), mine.max(axis=1).round(3) - t.cryodrgn.round(3)).round(3)          # as the table shows them
         t['ahead'] = np.select([np.isnan(by), by > 0, by == 0], ['', 'drgnbook', 'both'], '**not drgnbook**')
     cell = lambda x: x if isinstance(x, str) else '' if pd.isna(x) else f'{x:.3f}'
     return ['| | ' + ' | '.join(t) + ' |', '|---'*(t.shape[1] + 1) + '|', *(f'| {name} | ' + ' | '.join(map(cell, row)) + ' |' for name, row in zip(t.index, t.to_numpy(dtype=object)))]

@@ -60,14 +60,15 @@ def export_maps(maps, out,               # an iterable of `Volume`s of one box; 
     from matplotlib.colors import to_hex
     colour = to_hex(colour)
     if px < 1: raise ValueError(f'a film is some pixels wide, found px={px}')
-    if not fps > 0: raise ValueError(f'a film has a positive number of pictures a second, found fps={fps}')
+    if not .01 <= fps <= 1000: raise ValueError(f'a film has some pictures a second, 0.01 to 1000, found fps={fps}')
     out = Path(out)
     maps = [maps] if isinstance(maps, Volume) else maps
     with together(out) as tmp:                                # film and maps are of one call
         paths, half, levels = _series(maps, tmp, stem, level, colours)
         film = [write_movie(_film(paths, levels[0] if level is None else level, half, px, colour), tmp/f'{stem}{movie}', fps)] if movie else []
         if table is not None: table.assign(map=[p.name for p in paths])[['map', *table]].to_csv(tmp/f'{stem}.csv', index=False)
-        for kind in FILMS: (out/f'{stem}{kind}').unlink(missing_ok=True)
+    for kind in FILMS:
+        if kind != movie: (out/f'{stem}{kind}').unlink(missing_ok=True)
     paths, film = ([out/p.name for p in x] for x in (paths, film))
     trim_series(out, stem, len(paths))
     level, n = levels[0] if level is None else level, len(paths)

@@ -149,7 +149,7 @@ class CryodrgnRun(Run):
     @property
     def history(self):
         h = read_cryodrgn_log(self.source/'run.log')
-        return h.assign(lr=np.nan, images_s=len(self.pose)/h.seconds if len(h) else np.nan)[HISTORY]
+        return h.assign(lr=np.nan, images_s=self.config['N']/h.seconds if len(h) else np.nan)[HISTORY]
     @property
     def state(self): return f'trained by cryoDRGN {self.config["cryodrgn"].get("version", "")}, {len(read_cryodrgn_log(self.source/"run.log"))} of {self.config["options"]["epochs"]} epochs'
 

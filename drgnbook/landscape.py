@@ -232,16 +232,15 @@ class Landscape:
 def _write(found, out, D, pcs):
     "The files of a landscape; maps of one before, of more groups or components, go."
     run, z = found.run, found.run.z
-    walks = {f'pc{c + 1}': run.volumes(z[pc_path(z, c)], D) if c < pcs and found.volumes else [] for c in range(z.shape[1])}
+    shown = {f'pc{c + 1}': c for c in range(z.shape[1]) if c < pcs and found.volumes}
     pictures = {'umap': found.show()} | ({'kmeans': show_volumes(found.volumes)} if found.volumes else {})
     with together(out) as tmp:
         np.savez(tmp/'landscape.npz', z=z, umap=found.umap, pca=found.pca.coords, labels=found.labels, centres=found.centres)
         for j, v in enumerate(found.volumes): v.save(tmp/f'kmeans_{j:02d}.mrc')
-        for name, maps in walks.items():
-            for j, v in enumerate(maps): v.save(tmp/f'{name}_{j}.mrc')
+        steps = {name: [v.save(tmp/f'{name}_{j}.mrc') for j, v in enumerate(run.volumes(z[pc_path(z, c)], D))] for name, c in shown.items()}
         for name, fig in pictures.items(): fig.savefig(tmp/f'{name}.png')
     trim_series(out, 'kmeans', len(found.volumes))
-    for name, maps in walks.items(): trim_series(out, name, len(maps), 1)
+    for c in range(z.shape[1]): trim_series(out, f'pc{c + 1}', len(steps.get(f'pc{c + 1}', ())), 1)
 
 def analyse(run: Run, k=20,              # k-means groups
             pcs=2,                       # components to walk along

@@ -6,7 +6,7 @@
 __all__ = ['COLUMNS', 'MetadataError', 'plain_table', 'Metadata', 'atomic', 'together', 'write_json', 'write_array']
 
 # %% ../nbs/api/11_metadata.ipynb #4543fb72
-import json, os, shutil
+import errno, json, os, shutil
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -85,13 +85,14 @@ def atomic(path):
         yield tmp
         os.replace(tmp, path)
     except OSError as e:
-        if e.errno is None or tmp.name not in str(e.filename or tmp.name): raise
-        raise OSError(e.errno, f'cannot be written: {e.strerror}', str(path)) from None
+        ours = tmp.name in str(e.filename) if e.filename else e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+        if not ours: raise
+        raise OSError(e.errno, f'cannot be written: {e.strerror}', str(path)) from e
     finally: shutil.rmtree(tmp) if tmp.is_dir() else tmp.unlink(missing_ok=True)
 
 @contextmanager
 def together(folder):
-    "A temporary folder inside of `folder`, whose files come into it when the block ends well: all, or none."
+    "A temporary folder inside of `folder`, whose files come into it, one after the other, when the block has ended well."
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix='.', dir=folder) as tmp:

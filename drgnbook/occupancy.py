@@ -89,16 +89,30 @@ def _measure(name, v, elements):
     solvent = (total - here.sum())/max(x.size - here.size, 1)
     return elements.weights @ (here - solvent), here.mean() - solvent
 
+def _cover(elements):
+    "1 where the model's part is."
+    cover = np.zeros((elements.D,)*3, np.float32)
+    cover.ravel()[elements.voxels] = 1
+    return cover
+
+def _held(v, elements, at):
+    "The share of a map's power that the model's part would hold, moved to a place."
+    x = v.data.detach().cpu().float().numpy()
+    power = (x - np.median(x))**2
+    return power[np.roll(_cover(elements), np.unravel_index(at, x.shape), (0, 1, 2)) > 0].sum()/power.sum()
+
 def _moves(v, elements):
     "How much denser than the rest of the box the model's part would be, were it moved by so many voxels: `(D, D, D)`, no move first."
-    F, cover, x = np.fft.rfftn, np.zeros(v.data.shape), v.data.detach().cpu().double().numpy()
-    cover.ravel()[elements.voxels] = 1
-    under, n = np.fft.irfftn(F(x)*F(cover).conj(), x.shape, (0, 1, 2)), len(elements.voxels)
-    return under/n - (x.sum() - under)/max(x.size - n, 1)
+    from scipy.fft import irfftn, rfftn          # stays in float32
+    x, n = v.data.detach().cpu().float().numpy(), len(elements.voxels)
+    under = irfftn(rfftn(x)*rfftn(_cover(elements)).conj(), x.shape)
+    return under/n - (x.sum(dtype=np.float64) - under)/max(x.size - n, 1)
 
 def _misplaced(v, elements, margin=1.15):
     "What a map says against the model's place, its own hand or contrast; None if the model lies where the map is dense."
     own, mirrored = (_moves(m, elements) for m in (v, v.flip()))
+    there, moves = max(((v, own), (v.flip(), mirrored)), key=lambda x: x[1].max())
+    if _held(there, elements, moves.argmax()) < .5: own, mirrored = own[:1, :1, :1], mirrored[:1, :1, :1]          # a part of the molecule fits into many places
     here, other, best = own[0, 0, 0], mirrored[0, 0, 0], max(own.max(), mirrored.max(), -own[0, 0, 0])
     if best <= margin*here: return
     if best <= margin*-here: return f'the maps have the other contrast, it seems: the density under the model is {here:.3g}; v*-1 turns it'

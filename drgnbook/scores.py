@@ -11,6 +11,7 @@ import numpy as np
 
 # %% ../nbs/api/56_scores.ipynb #42d09b25
 from .landscape import _neighbours, _points, knn, pca
+from .metadata import pd
 
 # %% ../nbs/api/56_scores.ipynb #70285487
 def purity(found, true) -> float:      # labels, (N,)
@@ -22,7 +23,7 @@ def label_scores(found, true) -> dict:      # labels of any kind, (N,)
     "Adjusted Rand index (Hubert & Arabie 1985), adjusted mutual information (Vinh et al. 2010) and purity; 1 is best."
     from sklearn.metrics import adjusted_mutual_info_score, adjusted_rand_score
     if not len(found) == len(true) > 0: raise ValueError(f'{len(found)} groups are compared with {len(true)} labels: a label a particle is needed')
-    if any(np.asarray(x != x).any() for x in map(np.asarray, (found, true))): raise ValueError('a label is not a number: leave out the particles that have none')
+    if any(pd.isna(x).any() for x in (found, true)): raise ValueError('a label is not a number: leave out the particles that have none')
     return dict(ari=float(adjusted_rand_score(true, found)), ami=float(adjusted_mutual_info_score(true, found)), purity=purity(found, true))
 
 # %% ../nbs/api/56_scores.ipynb #41979017

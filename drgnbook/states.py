@@ -69,7 +69,7 @@ def volume_space(maps,                # files, or `Volume`s, in a list: they are
                  mask=None,           # "D D D" or `Volume`, what to look at: above a half; made from the maps if None
                  p=20) -> VolumeSpace:
     "Principal components of maps inside a mask."
-    if not hasattr(maps, '__len__'): raise TypeError('maps are read twice, so they come as a list: list(maps)')
+    if isinstance(maps, (str, Path, Volume)) or not hasattr(maps, '__len__'): raise TypeError('maps are read twice, so they come as a list: list(maps)')
     mean, sd = _moments(maps)
     inside = (mean + sd).mask(dilate=mean.apix, edge=mean.apix) > .5 if mask is None else mask_of(mask, mean.D, mean.apix) > .5
     if not inside.any(): raise ValueError('the mask is empty')

@@ -21,7 +21,7 @@ from fastcore.basics import patch
 # %% ../nbs/api/41_train.ipynb #bea8eb3a
 from .pose import Pose
 from .metadata import atomic, pd, write_array, write_json
-from .particles import progress
+from .particles import _put, progress
 from .data import Data, load_data, shuffled
 from .reconstruct import reconstruct
 from .subspace import infer, subspace
@@ -306,7 +306,7 @@ def _find_pose(run, ps) -> bool:
     with atomic(run.folder/'search.csv') as tmp: found.history.to_csv(tmp, index=False)
     write_json(run.folder/'search.json', dict(how=how, agreement=found.agreement if how == 'search' else None, border=found.border, resolution=float(found.reconstruction.resolution)))
     write_array(run.folder/'spread.npy', found.spread.numpy())
-    ps.with_poses(found.pose).write(run.folder/('found' + Path(run.config['particles']).suffix))
+    _put(ps.with_poses(found.pose), run.folder/('found' + Path(run.config['particles']).suffix))
     write_array(run.folder/'found.npy', torch.cat([found.pose.R.flatten(1), found.pose.t], 1).numpy())          # last: it says that all is there
     kept.unlink(missing_ok=True)
     return True

@@ -137,7 +137,7 @@ def test_nothing_half_written(run, tmp_path):
     with pytest.raises(ValueError, match='a movie is'): export_path(run, np.zeros((2, 2)), tmp_path/'x', movie='.avi')
     assert not (tmp_path/'x').exists()
 
-@pytest.mark.parametrize('wrong, error', [(dict(colour='bleu'), 'bleu'), (dict(px=0), 'px=0'), (dict(fps=1e-9), ''), (dict(D=16, level='drawing'), 'while drawing')], ids=['colour', 'size', 'speed', 'drawing'])
+@pytest.mark.parametrize('wrong, error', [(dict(colour='bleu'), 'bleu'), (dict(px=0), 'px=0'), (dict(fps=1e-9), 'found fps=1e-09'), (dict(D=16, level='drawing'), 'while drawing')], ids=['colour', 'size', 'speed', 'drawing'])
 def test_a_walk_is_of_one_call(run, tmp_path, monkeypatch, wrong, error):
     "Maps, film and table: whatever goes wrong with the next walk, those of this one are there, whole"
     export_path(run, run.z[:3], tmp_path, D=16, px=64, colour='steelblue')
@@ -303,6 +303,11 @@ def test_selected_particles(work, ps):
     set_config(work, dataset_args=dict(ind=str(work.parent/'ind.pkl')))
     run = Run.load(work)
     assert run.config['N'] == len(run.particles) == len(run.pose) == 40 and np.allclose(run.particles.table.dfu, ps[keep].table.dfu) and (run.pose.R - ps.pose.R[keep]).abs().max() < 1e-5
+    (work.parent/'ind.pkl').unlink()
+    lost = Run.load(work)
+    assert len(lost.z) == 40 and len(lost.history) == 2 and str(work) in repr(lost)
+    for what in ('pose', 'particles'):
+        with pytest.raises(FileNotFoundError, match='selection.*no longer at.*ind.pkl'): getattr(lost, what)
 
 def test_poses_that_were_learnt(work, ps):
     "With pose SGD each epoch has its own poses."

@@ -256,7 +256,7 @@ def test_runs_of_one_set_in_two_boxes(two_states, tmp_path):
     with pytest.raises(ValueError, match=r'only in .*run2$'): compare_runs(fit(Particles.read(here/'set/particles.star')[:40], out=tmp_path/'a', **SMALL), fit(Particles.read(here/'set/particles.star')[50:100].downsample(16), out=tmp_path/'run2', **SMALL), q=0)
 
 def test_what_is_no_score_is_said():
-    for bad in (lambda: label_scores([], []), lambda: label_scores([1., 2.], [1., float('nan')])):
+    for bad in (lambda: label_scores([], []), lambda: label_scores([1., 2.], [1., float('nan')]), lambda: label_scores(['a', float('nan')], ['x', 'y'])):
         with pytest.raises(ValueError, match='label'): bad()
     z = np.random.default_rng(0).normal(size=(40, 2))
     with pytest.raises(ValueError, match='a coordinate is not finite'): coordinate_scores(z, np.full(40, np.nan), 360)
