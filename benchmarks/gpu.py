@@ -1,6 +1,7 @@
 """How much of a CUDA card does training use? Five minutes at most; a short table comes last.
 
     python benchmarks/gpu.py                  on any machine with a card and drgnbook
+    python benchmarks/gpu.py --maps 100000    instead: seconds of `reconstruct` of so many images of 128 px (asked: 10); 12 GB of scratch
     python benchmarks/gpu.py --cpu            a small turn without one: does the script run?
 
 The images are noise and the poses and CTFs are drawn at random, made on the spot: the rate does not depend on what is in them.
@@ -9,7 +10,7 @@ import os, platform, statistics, subprocess, tempfile, time
 from pathlib import Path
 import numpy as np, torch
 from fastcore.script import call_parse
-from drgnbook import Lattice, Metadata, Particles, fit, random_rotations, R_to_rotvec, random_ctf, write_metadata
+from drgnbook import Lattice, Metadata, Particles, fit, random_rotations, reconstruct, R_to_rotvec, random_ctf, write_metadata
 from drgnbook.metadata import plain_table
 from drgnbook.stacks import write_stack
 
@@ -55,6 +56,17 @@ def our_rate(ps, width, precision, batch, device, out, compiled=False, epochs=6)
     return len(ps)/statistics.median(run.history.seconds[2:]), torch.cuda.max_memory_allocated()/1e9 if device == 'cuda' else 0.
 
 
+def map_seconds(folder, n, D, device):
+    "Seconds of `reconstruct` of images that nothing has read yet: into the cache, and from there to the map."
+    for name in ('few', 'all'): (folder/name).mkdir()
+    reconstruct(noise_set(folder/'few', 64, D), device=device)          # the card's own start
+    ps = noise_set(folder/'all', n, D)
+    start = time.perf_counter()
+    ps.cache(); cached = time.perf_counter()
+    float(reconstruct(ps, device=device).volume.data.sum())
+    return cached - start, time.perf_counter() - cached
+
+
 def where(device):
     git = subprocess.run(['git', '-C', str(Path(__file__).parent), 'rev-parse', '--short', 'HEAD'], capture_output=True, text=True).stdout.strip()
     card = torch.cuda.get_device_name() if device == 'cuda' else f'CPU ({platform.processor() or platform.machine()}, {torch.get_num_threads()} threads)'
@@ -63,6 +75,7 @@ def where(device):
 
 @call_parse
 def main(cpu: bool = False,             # small, on the CPU: only to see that it runs
+         maps: int = 0,                 # images to reconstruct, instead of trainings
          batch: int = 64,               # images a step
          compiled: bool = False,        # with torch.compile
          minutes: float = 5.,           # no new training begins after 0.8 of this
@@ -71,6 +84,10 @@ def main(cpu: bool = False,             # small, on the CPU: only to see that it
     if not cpu and not torch.cuda.is_available():
         raise SystemExit('no CUDA card here (torch.cuda.is_available() is False): run this where there is one; --cpu only checks that the script works')
     device, begun, lines, rates, sets = 'cpu' if cpu else 'cuda', time.monotonic(), [], {}, {}
+    if maps:
+        with tempfile.TemporaryDirectory(dir=tmp or None) as folder: cache, rest = map_seconds(Path(folder), maps, 32 if cpu else 128, device)
+        print(f'{where(device)}\nreconstruct of {maps:,} images: {cache + rest:.1f} s, {cache:.1f} of them into the cache, {rest:.1f} s to the map (asked: 10 in all on a card)')
+        return
     types = dict(bfloat16=torch.bfloat16, float32=torch.float32)
     for width in sorted({w for _, w, _ in (SMALL if cpu else CASES)}):
         for name, t in types.items(): rates[width, name] = matrix_rate(width, t, device, *((2**12, .2) if cpu else ()))
