@@ -48,6 +48,15 @@ def _series(maps, out, stem, level, colours):
     if not paths: raise ValueError('no maps to write')
     return paths, half, levels
 
+def _scripts(paths, out, stem, levels, level, colours, colour):
+    "Write a series' scripts for ChimeraX: all beside each other; where there are several, one after another, a morph and its film."
+    scripts = dict(beside=side_by_side(paths, out, levels, colours))
+    if len(paths) > 1:
+        scripts |= dict(series=play_series(paths, out, level, colour), morph=(morph := play_morph(paths, out, level, colour)))
+        scripts['film'] = recorded(morph, out/f'{stem}_chimerax.mp4', out, 20*(len(paths) - 1))
+    for name in {'series', 'morph', 'film'} - scripts.keys(): (out/f'{stem}_{name}.cxc').unlink(missing_ok=True)      # of maps that are gone
+    return [write_cxc(out/f'{stem}_{name}.cxc', lines) for name, lines in scripts.items()]
+
 def export_maps(maps, out,               # an iterable of `Volume`s of one box; folder
                 stem='map',              # map_00.mrc, map_01.mrc, ...
                 movie=None,              # '.gif'; '.mp4' or '.webm' with `pip install drgnbook[movie]`
@@ -65,20 +74,15 @@ def export_maps(maps, out,               # an iterable of `Volume`s of one box; 
     maps = [maps] if isinstance(maps, Volume) else maps
     with together(out) as tmp:                                # film and maps are of one call
         paths, half, levels = _series(maps, tmp, stem, level, colours)
-        film = [write_movie(_film(paths, levels[0] if level is None else level, half, px, colour), tmp/f'{stem}{movie}', fps)] if movie else []
+        level = levels[0] if level is None else level
+        film = [write_movie(_film(paths, level, half, px, colour), tmp/f'{stem}{movie}', fps)] if movie else []
         if table is not None: table.assign(map=[p.name for p in paths])[['map', *table]].to_csv(tmp/f'{stem}.csv', index=False)
     for kind in FILMS:
         if kind != movie: (out/f'{stem}{kind}').unlink(missing_ok=True)
     paths, film = ([out/p.name for p in x] for x in (paths, film))
     trim_series(out, stem, len(paths))
-    level, n = levels[0] if level is None else level, len(paths)
-    scripts = dict(beside=side_by_side(paths, out, levels, colours or [PALETTE[i % 8] for i in range(n)]))
-    if n > 1:
-        scripts |= dict(series=play_series(paths, out, level, colour), morph=(morph := play_morph(paths, out, level, colour)))
-        scripts['film'] = recorded(morph, out/f'{stem}_chimerax.mp4', out, 20*(n - 1))
-    for name in {'series', 'morph', 'film'} - scripts.keys(): (out/f'{stem}_{name}.cxc').unlink(missing_ok=True)      # of maps that are gone
-    done = [*paths, *(write_cxc(out/f'{stem}_{name}.cxc', lines) for name, lines in scripts.items())]
-    return [*done, *film, *([] if table is None else [out/f'{stem}.csv'])]
+    scripts = _scripts(paths, out, stem, levels, level, colours or [PALETTE[i % 8] for i in range(len(paths))], colour)
+    return [*paths, *scripts, *film, *([] if table is None else [out/f'{stem}.csv'])]
 
 def export_path(run: Run, path,          # points `(m, zdim)`, or points and particles as `paths` gives them
                 out,                     # folder

@@ -183,8 +183,9 @@ def _put(ps, path):
 
 def _warn_unseen(ps, path):
     "Stacks keep their names, which are meant from some folder: is it seen from here?"
-    name, (root, datadir) = ps.table['stack'].iloc[0] if len(ps) else None, ps.where
-    if name is None or any(p.is_file() for p in places_of(name, path.parent)): return
+    if not len(ps): return
+    name, (root, datadir) = ps.table['stack'].iloc[0], ps.where
+    if any(p.is_file() for p in places_of(name, path.parent)): return
     warn(f"{path.name} names its images as {Path(ps.md.path).name} does ({name}), and from {path.parent} they are not found: " + (f'write it into {root}, or ' if datadir is None else '') + f"read it with datadir='{datadir or root}'", stacklevel=3)
 
 def _warn_dark(dark, path):

@@ -48,11 +48,6 @@ class Accumulator:
         self.data.scatter_add_(0, at.flatten(), torch.complex(f.real*c, f.imag*c*sign).flatten())
         self.weight.scatter_add_(0, at.flatten(), (ctf*c).flatten())
 
-    def __add__(self, other):
-        both = Accumulator.__new__(Accumulator)
-        both.__dict__.update(D=self.D, P=self.P, data=self.data + other.data, weight=self.weight + other.weight)
-        return both
-
     def sums(self):
         "Both sums as cubes `(P, P, P/2+1)`, zero frequency first."
         return tuple(seam(torch.fft.ifftshift(x.view(self.P, self.P, -1), dim=(0, 1))) for x in (self.data, self.weight))

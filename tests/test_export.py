@@ -137,12 +137,12 @@ def test_nothing_half_written(run, tmp_path):
     with pytest.raises(ValueError, match='a movie is'): export_path(run, np.zeros((2, 2)), tmp_path/'x', movie='.avi')
     assert not (tmp_path/'x').exists()
 
-@pytest.mark.parametrize('wrong, error', [(dict(colour='bleu'), 'bleu'), (dict(px=0), 'px=0'), (dict(fps=1e-9), 'found fps=1e-09'), (dict(D=16, level='drawing'), 'while drawing')], ids=['colour', 'size', 'speed', 'drawing'])
+@pytest.mark.parametrize('wrong, error', [(dict(colour='bleu'), 'bleu'), (dict(px=0), 'px=0'), (dict(fps=1e-9), 'found fps=1e-09'), ({}, 'while drawing')], ids=['colour', 'size', 'speed', 'drawing'])
 def test_a_walk_is_of_one_call(run, tmp_path, monkeypatch, wrong, error):
     "Maps, film and table: whatever goes wrong with the next walk, those of this one are there, whole"
     export_path(run, run.z[:3], tmp_path, D=16, px=64, colour='steelblue')
     before = everything(tmp_path)
-    if wrong.get('level') == 'drawing': wrong = dict(D=16); monkeypatch.setattr('drgnbook.export.surface', lambda *_, **__: (_ for _ in ()).throw(RuntimeError('while drawing')))
+    if not wrong: monkeypatch.setattr('drgnbook.export.surface', lambda *_, **__: (_ for _ in ()).throw(RuntimeError('while drawing')))
     with pytest.raises(Exception, match=error): export_path(run, run.z[10:13], tmp_path, **{'D': 16, 'px': 64, **wrong})
     assert everything(tmp_path) == before
     assert np.allclose(pd.read_csv(tmp_path/'path.csv')[['z1', 'z2']], run.z[:3], atol=1e-6)

@@ -52,6 +52,7 @@ def test_mean_cuts_the_long_joints():
     "Of 3 joints a particle, the 150 · 2 shortest: a chain with one far pair loses that jump first"
     z = np.append(np.arange(75.), 90 + np.arange(75.))[:, None] + np.random.default_rng(0).normal(size=(150, 1))*.01
     z = np.append(z, [[82.]], 0)
+    assert len(graph_path(z, [74, 75], 80, None)[1]) <= 3                                      # all joints: straight on, or over the one between
     with pytest.raises(ValueError, match=r'no way from particle 74 to 75: .*mean=\d+ joins them'): graph_path(z, [74, 75], 80, 4)
     hint = int(str(pytest.raises(ValueError, graph_path, z, [74, 75], 80, 4).value).split('mean=')[1].split()[0])
     assert graph_path(z, [74, 75], 80, hint)[1][[0, -1]].tolist() == [74, 75]                  # what it says, works
